@@ -1,0 +1,96 @@
+"""What travels between the contract and a family's hook: Request in, Scored out, Call beside them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerankit.models.meter import Meter
+from rerankit.types import Passage, Ranking, Span, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One list to order. For families that read text only: clean, without duplicates or empty passages."""
+
+    query: str
+    passages: tuple[Passage, ...]
+
+
+@dataclass(slots=True)
+class Call:
+    """The circumstances of one ``rank_many`` call.
+
+    Attributes:
+        meter: count work here.
+        deadline: ``time.monotonic()`` by which the call should return, or None.
+        float32: set on the one retry after non-finite scores: use full precision.
+    """
+
+    meter: Meter = field(default_factory=Meter)
+    deadline: float | None = None
+    float32: bool = False
+
+    def remaining(self) -> float | None:
+        """Seconds left, never negative; None without a deadline."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    @property
+    def expired(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.remaining() == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A family's verdict on one request of n passages, by position.
+
+    Attributes:
+        scores: float64 ``[n]``; higher is better; ignored where ``scored`` is False.
+        scored: bool ``[n]``; None means all.
+        order: the positions, best first, where order is more than sorting by score; None means by score.
+        cached: bool ``[n]``: the score came from a cache.
+        truncated: int ``[n]``: passage tokens that were not read.
+        probabilities: float ``[n]``, where the family has calibrated ones of its own (NaN: none).
+        evidence: per passage, spans of its text.
+        partial: why some passages were left out (a deadline); empty otherwise.
+        stages: rankings of inner stages, for composites.
+    """
+
+    scores: NDArray[np.float64]
+    scored: NDArray[np.bool_] | None = None
+    order: NDArray[np.int64] | None = None
+    cached: NDArray[np.bool_] | None = None
+    truncated: NDArray[np.int64] | None = None
+    probabilities: NDArray[np.float64] | None = None
+    evidence: Sequence[tuple[Span, ...]] | None = None
+    partial: str = ""
+    stages: tuple[Ranking, ...] = ()
+
+
+def split_usage(meter: Meter, seconds: float, shares: Sequence[int]) -> list[Usage]:
+    """Divide what a batched call cost over its requests by share, so that the parts add up to the whole exactly."""
+    total = sum(shares)
+    weights = [share / total for share in shares] if total else [1 / len(shares)] * len(shares)
+    counts = {
+        name: _apportion(getattr(meter, name), weights)
+        for name in ("forward_passes", "input_tokens", "output_tokens", "llm_calls", "cache_hits", "cache_misses")
+    }
+    return [
+        Usage(seconds=seconds * weight, cost=meter.cost * weight, **{name: part[i] for name, part in counts.items()})
+        for i, weight in enumerate(weights)
+    ]
+
+
+def _apportion(count: int, weights: Sequence[float]) -> list[int]:
+    """Largest-remainder split of an integer."""
+    exact = [count * weight for weight in weights]
+    parts = [int(value) for value in exact]
+    by_remainder = sorted(range(len(parts)), key=lambda i: parts[i] - exact[i])
+    for i in by_remainder[: count - sum(parts)]:
+        parts[i] += 1
+    return parts
