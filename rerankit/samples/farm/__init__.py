@@ -1,0 +1,70 @@
+"""A small farm-question corpus: passages, questions with reference answers, graded judgements.
+
+    >>> from rerankit.samples import farm
+    >>> farm.passages()[0].id
+    'wheat-sowing-depth'
+
+Written for this project (see README.md beside this file); it illustrates retrieval and is not farm advice.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from rerankit.types import Passage
+
+__all__ = ["Question", "passages", "qrels", "questions"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question as a farmer would ask it.
+
+    Attributes:
+        id: a readable identifier.
+        text: the question.
+        answer: a reference answer of one or two sentences; empty if the corpus does not hold one.
+        key_facts: short strings that a right answer contains, upper or lower case; all occur in the judged passages.
+        answerable: whether the corpus answers it. A pipeline should abstain where it does not.
+    """
+
+    id: str
+    text: str
+    answer: str
+    key_facts: tuple[str, ...]
+    answerable: bool
+
+
+def passages() -> list[Passage]:
+    """All passages, in file order; ``metadata`` holds ``topic``, ``subject`` and ``region``."""
+    return [Passage.from_dict(row) for row in _rows("corpus.jsonl")]
+
+
+def questions() -> list[Question]:
+    """All questions, in file order, the unanswerable ones last."""
+    return [Question(**{**row, "key_facts": tuple(row["key_facts"])}) for row in _rows("questions.jsonl")]
+
+
+def qrels() -> dict[str, dict[str, int]]:
+    """Judgements as ``{question id: {passage id: grade}}``.
+
+    Grade 2 answers the question, 1 is partly right or background, 0 is a near-miss that shares words or subject but
+    answers something else. A pair that is not listed was not judged and counts as 0.
+    """
+    graded: dict[str, dict[str, int]] = {}
+    for row in csv.DictReader(_text("qrels.tsv").splitlines(), delimiter="\t"):
+        graded.setdefault(row["query-id"], {})[row["corpus-id"]] = int(row["score"])
+    return graded
+
+
+def _rows(name: str) -> Iterator[dict[str, Any]]:
+    return map(json.loads, _text(name).splitlines())
+
+
+def _text(name: str) -> str:
+    return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
