@@ -242,7 +242,7 @@ class Ranking(Sequence[Hit]):
         """
         if not 0.0 <= probability <= 1.0:
             raise InputError(f"A probability threshold lies between 0 and 1, got {probability}")
-        if any(hit.probability is None and hit.score is not None for hit in self.hits):
+        if any(hit.probability is None and hit.status != "unscored" for hit in self.hits):
             raise InputError(
                 f"The scores of {self.model!r} are not calibrated, so a probability threshold has no meaning. "
                 "Fit one with rerankit.Calibrator.fit(...) and pass it as load(..., calibrator=...)."

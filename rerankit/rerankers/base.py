@@ -73,6 +73,8 @@ class Reranker(ABC):
     scale: str
     by_text: ClassVar[bool] = True
     """The order depends on query, titles and texts alone, so equal texts may be merged."""
+    rearranges: bool = False
+    """It only reorders: in a cascade its hits keep score, evidence and all else from the stage before."""
 
     def __init__(
         self,
@@ -147,6 +149,10 @@ class Reranker(ABC):
         """
         return self._rank_until(requests, top_k, _deadline(deadline_s))
 
+    def rank_whole(self, requests: Sequence[tuple[str, Candidates]], deadline: float | None) -> list[Ranking]:
+        """For composites: :meth:`rank_many` up to ``time.monotonic() == deadline``, whatever the default view."""
+        return self._rank(requests, None, deadline)
+
     async def arank(
         self, query: str, passages: Candidates, *, top_k: int | None = None, deadline_s: float | None = None
     ) -> Ranking:
@@ -205,8 +211,12 @@ class Reranker(ABC):
     def _rank_until(
         self, requests: Sequence[tuple[str, Candidates]], top_k: int | None, deadline: float | None
     ) -> list[Ranking]:
+        return self._rank(requests, self.top_k if top_k is None else _checked_top_k(top_k), deadline)
+
+    def _rank(
+        self, requests: Sequence[tuple[str, Candidates]], view: int | None, deadline: float | None
+    ) -> list[Ranking]:
         started = time.monotonic()
-        view = self.top_k if top_k is None else _checked_top_k(top_k)
         prepared = [prepare(query, passages, by_text=self.by_text) for query, passages in requests]
         with rerank_span(self.model, [item.query for item in prepared], view) as record:
             call = Call(deadline=deadline)

@@ -15,10 +15,15 @@ from rerankit.types import Passage, Ranking, Span, Usage
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One list to order. For families that read text only: clean, without duplicates or empty passages."""
+    """One list to order: clean, without empty passages, and for families that go by text without duplicates."""
 
     query: str
     passages: tuple[Passage, ...]
+
+    def prior_scores(self) -> NDArray[np.float64]:
+        """Scores of the stage before, float64 ``[n]``: the passages' own if all have a finite one, else 1 / rank."""
+        scores = np.array([np.nan if passage.score is None else passage.score for passage in self.passages], np.float64)
+        return scores if np.isfinite(scores).all() else 1.0 / np.arange(1.0, len(scores) + 1.0)
 
 
 @dataclass(slots=True)
@@ -57,7 +62,8 @@ class Scored:
         truncated: int ``[n]``: passage tokens that were not read.
         probabilities: float ``[n]``, where the family has calibrated ones of its own (NaN: none).
         evidence: per passage, spans of its text.
-        partial: why some passages were left out (a deadline); empty otherwise.
+        partial: why the verdict is less than planned (a deadline, a stage that failed); empty otherwise.
+        fell_back: for composites: the order is not a model's, because the model failed; ``partial`` says why.
         stages: rankings of inner stages, for composites.
     """
 
@@ -69,6 +75,7 @@ class Scored:
     probabilities: NDArray[np.float64] | None = None
     evidence: Sequence[tuple[Span, ...]] | None = None
     partial: str = ""
+    fell_back: bool = False
     stages: tuple[Ranking, ...] = ()
 
 

@@ -45,7 +45,7 @@ def prepare(query: str, passages: Sequence[Passage | str], *, by_text: bool) -> 
     Args:
         query: must hold a visible character.
         passages: candidates in first-stage order.
-        by_text: the family depends on title and text alone: equal ones are merged, empty ones are left out.
+        by_text: the family depends on title and text alone, so equal ones are merged. Empty ones are always left out.
 
     Raises:
         InputError: the query is not a non-empty string, or a candidate is not a passage.
@@ -55,8 +55,6 @@ def prepare(query: str, passages: Sequence[Passage | str], *, by_text: bool) -> 
     if not (cleaned := clean(query).strip()):
         raise InputError("The query is empty: there is nothing to rank by")
     candidates = as_passages(passages)
-    if not by_text:
-        return Prepared(query, candidates, Request(cleaned, tuple(candidates)), list(range(len(candidates))))
     unique: dict[tuple[str, str], int] = {}
     kept: list[Passage] = []
     source = []
@@ -65,7 +63,7 @@ def prepare(query: str, passages: Sequence[Passage | str], *, by_text: bool) -> 
         if not key[1].strip():
             source.append(EMPTY)
             continue
-        if key not in unique:
+        if key not in unique or not by_text:
             unique[key] = len(kept)
             kept.append(passage if key == (passage.title, passage.text) else passage.replace(title=key[0], text=key[1]))
         source.append(unique[key])

@@ -63,7 +63,7 @@ def build_ranking(
     hits = tuple(
         _hit(item, position, rank, result, scored, floor, probabilities) for rank, position in enumerate(order, 1)
     )
-    status: RankingStatus = "partial" if result.partial else "scored"
+    status: RankingStatus = "fallback" if result.fell_back else "partial" if result.partial else "scored"
     return Ranking(item.query, hits, model, scale, status, result.partial, stages=result.stages)
 
 

@@ -163,17 +163,17 @@ def test_keep_order_returns_the_input_with_the_reason():
 
 
 def test_a_deadline_leaves_the_best_order_so_far_and_a_marked_tail():
-    texts = [f"rain {i}" for i in range(38)] + ["wheat rust"] * 2
+    texts = [f"rain {i}" for i in range(198)] + ["wheat rust"] * 2
     texts[2] = "wheat rust now"
     started = time.monotonic()
-    ranking = WordOverlap(delay=0.01).rank("wheat rust", texts, deadline_s=0.15)
-    assert time.monotonic() - started < 0.35
+    ranking = WordOverlap(delay=0.02).rank("wheat rust", texts, deadline_s=0.3)
+    assert time.monotonic() - started < 2.0  # all of them would take four seconds
     assert ranking.status == "partial"
     assert "deadline" in ranking.reason
     assert ids(ranking)[0] == "2"
     scored = [hit for hit in ranking if hit.status == "scored"]
     tail = ranking.hits[len(scored) :]
-    assert 4 <= len(scored) < 40
+    assert 4 <= len(scored) < 199
     assert all(hit.score is None for hit in tail)
     assert [hit.prior_rank for hit in tail] == sorted(hit.prior_rank for hit in tail)
 
