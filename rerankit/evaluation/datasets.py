@@ -1,0 +1,270 @@
+"""Test collections: passages, questions, judgements, and the first stage's results where they exist.
+
+``open_dataset`` knows four layouts and tells them apart by the files that are there:
+
+* BEIR: ``corpus.jsonl``, ``queries.jsonl``, ``qrels/<split>.tsv``;
+* one folder: ``corpus.jsonl[.gz]``, ``queries.jsonl``, ``qrels.tsv``, optionally ``run*.tsv`` with candidates;
+* TREC: ``qrels*.txt`` or ``*.qrels``, ``topics.tsv`` or ``queries.tsv``, ``corpus.jsonl[.gz]``, ``*.run``;
+* one jsonl file of questions over a corpus of your own: ``{"id", "question", "relevant": {passage id: grade},
+  "answers": [...]}``, with ``corpus=`` naming the passages.
+
+``"farm"`` is the sample corpus that comes with rerankit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rerankit.errors import InputError
+from rerankit.evaluation.formats import Qrels, Run, lines, read_jsonl, read_qrels, read_run, text_field
+from rerankit.types import Passage
+
+__all__ = ["Dataset", "Question", "open_dataset"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A query of a test collection.
+
+    Attributes:
+        answers: reference answers, any of which is right; empty if the collection has none.
+        key_facts: short texts that a right answer must hold.
+        answerable: whether the corpus holds the answer.
+    """
+
+    id: str
+    text: str
+    answers: tuple[str, ...] = ()
+    key_facts: tuple[str, ...] = ()
+    answerable: bool = True
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A test collection.
+
+    Attributes:
+        name: for tables and folders.
+        questions: by id, in file order.
+        qrels: judgements of these questions.
+        read_corpus: gives the passages, one at a time, from the start at every call.
+        runs: first-stage results by name.
+        synthetic: the questions were made by a model, not asked by people; reports say so.
+        problems: what is odd but can be lived with, each in one sentence.
+    """
+
+    name: str
+    questions: Mapping[str, Question]
+    qrels: Qrels
+    read_corpus: Callable[[], Iterator[Passage]] = field(repr=False)
+    runs: Mapping[str, Run] = field(default_factory=dict, repr=False)
+    synthetic: bool = False
+    problems: tuple[str, ...] = ()
+
+    def passages(self, ids: set[str] | None = None) -> Iterator[Passage]:
+        """The corpus, streamed; only the passages with these ids if given."""
+        for passage in self.read_corpus():
+            if ids is None or passage.id in ids:
+                yield passage
+
+    def sample(self, count: int | None) -> Dataset:
+        """The same collection with at most ``count`` questions, evenly spread over the file."""
+        if count is None or count >= len(self.questions):
+            return self
+        if count < 1:
+            raise InputError(f"A sample needs at least 1 question, got {count}")
+        ids = list(self.questions)
+        kept = [ids[i * len(ids) // count] for i in range(count)]
+        return Dataset(
+            self.name,
+            {name: self.questions[name] for name in kept},
+            {name: self.qrels[name] for name in kept if name in self.qrels},
+            self.read_corpus,
+            self.runs,
+            self.synthetic,
+            self.problems,
+        )
+
+
+def open_dataset(source: str | Path, *, split: str = "test", corpus: str | Path | None = None) -> Dataset:
+    """Open a test collection.
+
+    Args:
+        source: ``"farm"``, a folder, or a jsonl file of questions.
+        split: which ``qrels/<split>.tsv`` of a BEIR folder.
+        corpus: passages (jsonl) for a file of questions, or in place of the folder's own.
+
+    Raises:
+        InputError: the layout is not known or a line cannot be read; the message names file, line and id.
+    """
+    if str(source) == "farm":
+        return _farm()
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _questions_file(path, corpus)
+    if not path.is_dir():
+        raise InputError(f"No test collection at {path}: expected 'farm', a folder or a jsonl file of questions")
+    corpus_path = Path(corpus) if corpus is not None else _one_of(path, "corpus.jsonl", "corpus.jsonl.gz")
+    qrels_path = _qrels_path(path, split)
+    return _checked(
+        path.resolve().name,
+        dict(_queries(_one_of(path, "queries.jsonl", "queries.tsv", "topics.tsv"))),
+        read_qrels(qrels_path),
+        lambda: _corpus(corpus_path),
+        {run.stem: read_run(run) for run in sorted([*path.glob("run*.tsv"), *path.glob("*.run")])},
+    )
+
+
+def _checked(
+    name: str,
+    questions: dict[str, Question],
+    qrels: Qrels,
+    read_corpus: Callable[[], Iterator[Passage]],
+    runs: Mapping[str, Run],
+    *,
+    synthetic: bool = False,
+) -> Dataset:
+    """Look for ids that lead nowhere; each kind of oddity is one sentence in ``problems``."""
+    ids = Counter(passage.id for passage in read_corpus())
+    if twice := [passage for passage, count in ids.items() if count > 1]:
+        raise InputError(f"{name}: the passage id {twice[0]!r} occurs {ids[twice[0]]} times in the corpus")
+    judged = [(query, passage) for query, grades in qrels.items() for passage in grades]
+    problems = [
+        _problem([query for query in qrels if query not in questions], "judged queries are not among the queries"),
+        _problem([passage for _, passage in judged if passage not in ids], "judged passages are not in the corpus"),
+        _problem(_unjudged(questions, qrels), "queries have no judgement and are left out"),
+        *(
+            _problem([p for results in run.values() for p in results if p not in ids],
+                     f"passages of {label!r} are not in the corpus and are left out")
+            for label, run in runs.items()
+        ),
+    ]  # fmt: skip
+    known = {query: {p: g for p, g in grades.items() if p in ids} for query, grades in qrels.items()}
+    return Dataset(
+        name,
+        questions,
+        {query: grades for query, grades in known.items() if query in questions and grades},
+        read_corpus,
+        {label: {q: {p: s for p, s in r.items() if p in ids} for q, r in run.items()} for label, run in runs.items()},
+        synthetic,
+        tuple(problem for problem in problems if problem),
+    )
+
+
+def _unjudged(questions: Mapping[str, Question], qrels: Qrels) -> list[str]:
+    return [name for name, question in questions.items() if question.answerable and name not in qrels]
+
+
+def _problem(ids: list[str], what: str) -> str:
+    return f"{len(ids)} {what}, for example {ids[0]!r}" if ids else ""
+
+
+def _one_of(folder: Path, *names: str) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(f"{folder} holds none of {', '.join(names)}; found: {sorted(p.name for p in folder.iterdir())}")
+
+
+def _qrels_path(folder: Path, split: str) -> Path:
+    split_path = folder / "qrels" / f"{split}.tsv"
+    if split_path.is_file():
+        return split_path
+    if (folder / "qrels").is_dir():
+        there = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
+        raise InputError(f"{folder} has no split {split!r}; it has {there}")
+    for path in [folder / "qrels.tsv", folder / "qrels.txt", *sorted(folder.glob("*.qrels"))]:
+        if path.is_file():
+            return path
+    raise InputError(f"{folder} has no judgements: expected qrels.tsv, qrels.txt, *.qrels or qrels/{split}.tsv")
+
+
+def _corpus(path: Path) -> Iterator[Passage]:
+    for number, row in read_jsonl(path):
+        where = f"{path}, line {number}"
+        name = text_field(row, ("_id", "id"), where)
+        text = text_field(row, ("text", "contents"), f"{where}, id {name!r}")
+        metadata = row.get("metadata")
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise InputError(f"{where}, id {name!r}: metadata is not an object")
+        yield Passage(name, text, text_field(row, ("title",), where, default=""), metadata or {})
+
+
+def _queries(path: Path) -> Iterator[tuple[str, Question]]:
+    seen: set[str] = set()
+    for number, question in _rows(path):
+        if question.id in seen:
+            raise InputError(f"{path}, line {number}: the query id {question.id!r} occurs twice")
+        if not question.text.strip():
+            raise InputError(f"{path}, line {number}: query {question.id!r} is empty")
+        seen.add(question.id)
+        yield question.id, question
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Question]]:
+    if path.suffix == ".tsv":
+        for number, line in lines(path):
+            name, sign, text = line.partition("\t")
+            if not sign:
+                raise InputError(f"{path}, line {number}: expected a query id, a tab and the query")
+            yield number, Question(name.strip(), text)
+        return
+    for number, row in read_jsonl(path):
+        yield number, _question(row, f"{path}, line {number}")
+
+
+def _question(row: Mapping[str, Any], where: str) -> Question:
+    name = text_field(row, ("_id", "id"), where)
+    where = f"{where}, id {name!r}"
+    return Question(
+        name,
+        text_field(row, ("text", "question", "query"), where),
+        _texts(row, "answers", where) or _texts(row, "answer", where),
+        _texts(row, "key_facts", where),
+        bool(row.get("answerable", True)),
+    )
+
+
+def _texts(row: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
+    value = row.get(name) or []
+    value = [value] if isinstance(value, str) else value
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InputError(f"{where}: {name} is not a list of texts")
+    return tuple(value)
+
+
+def _questions_file(path: Path, corpus: str | Path | None) -> Dataset:
+    if corpus is None:
+        raise InputError(f"{path} holds questions; name their passages too, with corpus=... (--corpus)")
+    qrels: Qrels = {}
+    synthetic = False
+    for number, row in read_jsonl(path):
+        where = f"{path}, line {number}"
+        name = text_field(row, ("_id", "id"), where)
+        qrels[name] = _relevant(row.get("relevant"), f"{where}, id {name!r}")
+        synthetic = synthetic or bool(row.get("synthetic"))
+    corpus_path = Path(corpus)
+    questions = dict(_queries(path))
+    return _checked(path.stem, questions, qrels, lambda: _corpus(corpus_path), {}, synthetic=synthetic)
+
+
+def _relevant(value: Any, where: str) -> dict[str, int]:
+    """Grades from a list of ids (all grade 1) or an object of id: grade."""
+    grades = dict.fromkeys(value, 1) if isinstance(value, list) else value or {}
+    if not isinstance(grades, dict) or not all(isinstance(grade, int) for grade in grades.values()):
+        raise InputError(f"{where}: 'relevant' is a list of passage ids or an object of id: grade")
+    return {str(passage): grade for passage, grade in grades.items()}
+
+
+def _farm() -> Dataset:
+    from rerankit.samples import farm
+
+    questions = {
+        item.id: Question(item.id, item.text, (item.answer,) if item.answer else (), item.key_facts, item.answerable)
+        for item in farm.questions()
+    }
+    return Dataset("farm", questions, farm.qrels(), lambda: iter(farm.passages()))

@@ -1,0 +1,104 @@
+"""Pictures of a comparison, as SVG text that needs nothing from outside."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rerankit.errors import require
+
+if TYPE_CHECKING:
+    from rerankit.evaluation.statistics import Verdict
+
+__all__ = ["forest", "pareto", "wins_and_losses"]
+
+# Okabe and Ito's palette: told apart by colour-blind readers too.
+COLOURS = {"better": "#009E73", "worse": "#D55E00", "equivalent": "#0072B2", "undecided": "#7F7F7F"}
+
+
+def forest(verdicts: Mapping[str, Verdict], metric: str) -> str:
+    """Each arm's difference to the baseline with its interval, and the line of no difference."""
+    figure, axes = _figure(height=1.2 + 0.45 * len(verdicts))
+    rows = list(verdicts.items())[::-1]
+    for row, (_, verdict) in enumerate(rows):
+        low, high = verdict.interval
+        axes.plot([low, high], [row, row], color=COLOURS[verdict.word], linewidth=2.5, solid_capstyle="round")
+        axes.plot(verdict.difference, row, "o", color=COLOURS[verdict.word], markersize=7)
+        axes.annotate(f" {verdict.word}", (high, row), va="center", fontsize=9, color=COLOURS[verdict.word])
+    axes.axvline(0.0, color="#7F7F7F", linewidth=1, linestyle="--")
+    axes.set_yticks(range(len(verdicts)), [_short(arm) for arm, _ in rows])
+    axes.set_ylim(-0.7, len(verdicts) - 0.3)
+    axes.margins(x=0.25)
+    axes.set_xlabel(f"difference in {metric} to the first stage's order, with its interval")
+    return _svg(figure)
+
+
+def pareto(points: Mapping[str, tuple[float, float]], metric: str) -> str:
+    """Quality against median seconds per query; the arms that no other arm beats in both are joined.
+
+    Args:
+        points: per arm, (seconds, metric).
+        metric: the metric's name.
+    """
+    figure, axes = _figure(height=4.2)
+    best = _front(points)
+    for arm, (seconds, quality) in points.items():
+        milliseconds = max(seconds * 1000, 1e-3)
+        axes.plot(milliseconds, quality, "o", color=COLOURS["better" if arm in best else "undecided"], markersize=7)
+        axes.annotate(_short(arm), (milliseconds, quality), xytext=(6, 5), textcoords="offset points", fontsize=9)
+    line = [(max(points[arm][0] * 1000, 1e-3), points[arm][1]) for arm in best]
+    axes.plot([x for x, _ in line], [y for _, y in line], color=COLOURS["better"], linewidth=1, alpha=0.6)
+    axes.set_xscale("log")
+    axes.margins(x=0.2, y=0.15)
+    axes.set_xlabel("milliseconds per query, median (logarithmic)")
+    axes.set_ylabel(metric)
+    return _svg(figure)
+
+
+def wins_and_losses(differences: Sequence[float], metric: str) -> str:
+    """One bar per query, sorted: what the arm won and lost against the first stage."""
+    figure, axes = _figure(height=2.2)
+    values = sorted(differences, reverse=True)
+    colours = [COLOURS["better"] if v > 0 else COLOURS["worse"] if v < 0 else COLOURS["undecided"] for v in values]
+    axes.bar(range(len(values)), values, color=colours, width=1.0)
+    axes.axhline(0.0, color="#7F7F7F", linewidth=0.8)
+    axes.set_xticks([])
+    won, lost = sum(v > 0 for v in values), sum(v < 0 for v in values)
+    axes.set_xlabel(f"{won} queries won, {lost} lost, {len(values) - won - lost} unchanged")
+    axes.set_ylabel(f"Δ {metric}")
+    return _svg(figure)
+
+
+def _front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Arms that no other arm beats in both speed and quality, fastest first."""
+    best: list[str] = []
+    for arm in sorted(points, key=lambda name: (points[name][0], -points[name][1])):
+        if not best or points[arm][1] > points[best[-1]][1]:
+            best.append(arm)
+    return best
+
+
+def _short(arm: str) -> str:
+    return (arm if len(arm) <= 34 else f"{arm[:33]}…").replace("$", r"\$")
+
+
+def _figure(height: float) -> tuple[Any, Any]:
+    require("matplotlib", extra="eval", purpose="Plotting a comparison")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, height), layout="constrained")
+    axes = figure.subplots()
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    with rc_context({"svg.hashsalt": "rerankit", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
