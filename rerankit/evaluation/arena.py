@@ -1,0 +1,197 @@
+"""A blind arena: people vote between answers without knowing which arm wrote them.
+
+    arena = Arena(["none", "cross-encoder", "listwise"], path="votes.jsonl")
+    ballot = arena.ballot({"none": "...", "cross-encoder": "...", "listwise": "..."}, k=2)
+    show(ballot.answers)                     # in random order, without names
+    arena.vote(ballot, [[1], [0]])           # the second is better
+    arena.ratings().leaderboard()
+
+Which arms meet next is chosen so that the vote is expected to say most about the ratings, so that fewer votes are
+wasted on pairs whose order is clear (Chiang et al., "Chatbot Arena", ICML 2024, choose by variance; here by the
+information of the whole K-wise vote, a Bayesian D-optimal design: Chaloner and Verdinelli, Statistical Science 1995).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice
+from math import comb
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerankit.errors import InputError, StoreError
+from rerankit.evaluation.ratings import MOST_SHOWN, Ratings, Vote, design, fit_ratings
+
+__all__ = ["Arena", "Ballot", "expected_information", "next_match"]
+
+_MOST_MATCHES = 2000  # beyond so many possible match-ups a random sample of them is weighed
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """What a voter sees, and the key that they do not.
+
+    Attributes:
+        answers: in random order.
+        arms: who wrote each; not for the voter.
+    """
+
+    answers: tuple[str, ...]
+    arms: tuple[str, ...]
+
+
+class Arena:
+    """Ballots, votes and ratings.
+
+    Args:
+        arms: at least two names.
+        path: a jsonl file for the votes, read first if it exists; None keeps them in memory.
+        seed: of match-making and display order.
+
+    Raises:
+        InputError: fewer than two arms, or a name twice.
+        StoreError: the file cannot be read.
+    """
+
+    def __init__(self, arms: Sequence[str], *, path: str | Path | None = None, seed: int | None = None) -> None:
+        if len(set(arms)) < max(2, len(arms)):
+            raise InputError(f"An arena takes at least two arms, each once, got {list(arms)}")
+        self.arms, self.path = tuple(arms), Path(path) if path is not None else None
+        self._rng, self._lock = np.random.default_rng(seed), threading.Lock()
+        self._votes = _read(self.path) if self.path is not None and self.path.exists() else []
+        self._fitted: Ratings | None = None
+
+    @property
+    def votes(self) -> tuple[Vote, ...]:
+        """All votes so far."""
+        return tuple(self._votes)
+
+    def ballot(self, answers: Mapping[str, str], *, k: int = 2) -> Ballot:
+        """Choose ``k`` of the answers for the next vote, in random order.
+
+        Arms that gave the same answer never meet: the vote would say nothing about either.
+
+        Args:
+            answers: text per arm, for one question; arms without an answer may be absent.
+            k: how many answers to show; fewer are shown if fewer differ.
+
+        Raises:
+            InputError: an unknown arm, or fewer than two different answers.
+        """
+        if unknown := sorted(set(answers) - set(self.arms)):
+            raise InputError(f"No such arm: {unknown}; known: {list(self.arms)}")
+        with self._lock:
+            order = self._rng.permutation(len(answers))
+            shuffled = [list(answers)[place] for place in order]
+            distinct = list({answers[arm].strip(): arm for arm in shuffled}.values())
+            if len(distinct) < 2:
+                raise InputError("All arms gave the same answer to this question, so there is nothing to vote on")
+            match = next_match(self._ratings(), min(k, len(distinct)), among=distinct, seed=self._rng)
+            arms = tuple(match[place] for place in self._rng.permutation(len(match)))
+        return Ballot(tuple(answers[arm] for arm in arms), arms)
+
+    def vote(self, ballot: Ballot, order: Sequence[Sequence[int]]) -> Vote:
+        """Record a vote.
+
+        Args:
+            ballot: what was shown.
+            order: groups of positions on the ballot, best first: ``[[1], [0]]`` (second is better), ``[[0, 1]]`` (tie),
+                ``[[2]]`` (third is best, nothing said about the others).
+
+        Raises:
+            InputError: the order does not fit the ballot.
+            StoreError: the vote cannot be written.
+        """
+        if any(not 0 <= position < len(ballot.arms) for group in order for position in group):
+            raise InputError(f"The ballot has positions 0 to {len(ballot.arms) - 1}, got {[list(g) for g in order]}")
+        vote = Vote(ballot.arms, tuple(tuple(ballot.arms[position] for position in group) for group in order))
+        with self._lock:
+            if self.path is not None:
+                _append(self.path, vote)
+            self._votes.append(vote)
+            self._fitted = None
+        return vote
+
+    def ratings(self) -> Ratings:
+        """Ratings from all votes so far."""
+        with self._lock:
+            return self._ratings()
+
+    def _ratings(self) -> Ratings:
+        if self._fitted is None:
+            self._fitted = fit_ratings(self._votes, arms=self.arms)
+        return self._fitted
+
+
+def next_match(
+    ratings: Ratings, k: int = 2, *, among: Sequence[str] | None = None, seed: int | np.random.Generator | None = None
+) -> tuple[str, ...]:
+    """The ``k`` arms whose next vote is expected to tell most; chance decides between equals.
+
+    Args:
+        ratings: the present state.
+        k: arms per match, 2 to ``MOST_SHOWN``.
+        among: arms that can take part; default all.
+        seed: None, an int or a generator.
+
+    Raises:
+        InputError: ``k`` is out of range.
+    """
+    names = sorted(ratings.arms if among is None else among)
+    if not 2 <= k <= min(MOST_SHOWN, len(names)):
+        raise InputError(f"A match takes 2 to {min(MOST_SHOWN, len(names))} arms, got {k}")
+    rng = np.random.default_rng(seed)
+    if comb(len(names), k) <= _MOST_MATCHES:
+        matches = list(islice(combinations(names, k), _MOST_MATCHES))
+    else:
+        matches = [tuple(rng.choice(names, size=k, replace=False).tolist()) for _ in range(_MOST_MATCHES)]
+    gains = expected_information(ratings, matches)
+    return matches[int(rng.choice(np.flatnonzero(gains >= gains.max() - 1e-9)))]
+
+
+def expected_information(ratings: Ratings, matches: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+    """Information about the ratings (in nats) that the first choice of a vote on each match is expected to bring.
+
+    Half the log-determinant of ``1 + information x covariance``, at the fitted strengths; shape ``[matches]``.
+    """
+    sizes = [size for size in ratings.ties if size <= min(map(len, matches))]
+    columns = [*range(len(ratings.arms)), *(len(ratings.arms) + place for place in range(len(sizes)))]
+    covariance = ratings.covariance[np.ix_(columns, columns)]
+    at = np.array([*ratings.strengths, *(ratings.ties[size] for size in sizes)])
+    rows = np.stack([design(match, ratings.arms, sizes) for match in matches])
+    utility = rows @ at
+    chance = np.exp(utility - utility.max(axis=1, keepdims=True))
+    chance /= chance.sum(axis=1, keepdims=True)
+    spread = np.sqrt(chance)[..., None] * (rows - (chance[..., None] * rows).sum(axis=1, keepdims=True))
+    inner = np.eye(rows.shape[1]) + spread @ covariance @ spread.swapaxes(1, 2)
+    return np.asarray(0.5 * np.linalg.slogdet(inner)[1])
+
+
+def _read(path: Path) -> list[Vote]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise StoreError(f"The votes in {path} cannot be read: {error}") from error
+    return [_parse(line, f"Line {number} of {path}") for number, line in enumerate(lines, 1)]
+
+
+def _parse(line: bytes, where: str) -> Vote:
+    try:
+        data = json.loads(line)
+        return Vote(tuple(data["shown"]), tuple(tuple(group) for group in data["order"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{where} is no vote ({error}): mend or remove the line") from error
+
+
+def _append(path: Path, vote: Vote) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"shown": vote.shown, "order": vote.order}) + "\n")
+    except OSError as error:
+        raise StoreError(f"The vote cannot be written to {path}: {error}") from error
