@@ -63,13 +63,17 @@ class Arena:
             raise InputError(f"An arena takes at least two arms, each once, got {list(arms)}")
         self.arms, self.path = tuple(arms), Path(path) if path is not None else None
         self._rng, self._lock = np.random.default_rng(seed), threading.Lock()
-        self._votes = _read(self.path) if self.path is not None and self.path.exists() else []
+        self._votes: list[Vote] = []
+        self._read_bytes = 0
         self._fitted: Ratings | None = None
+        self._refresh()
 
     @property
     def votes(self) -> tuple[Vote, ...]:
-        """All votes so far."""
-        return tuple(self._votes)
+        """All votes so far, those of other processes included."""
+        with self._lock:
+            self._refresh()
+            return tuple(self._votes)
 
     def ballot(self, answers: Mapping[str, str], *, k: int = 2) -> Ballot:
         """Choose ``k`` of the answers for the next vote, in random order.
@@ -113,8 +117,9 @@ class Arena:
         with self._lock:
             if self.path is not None:
                 _append(self.path, vote)
-            self._votes.append(vote)
-            self._fitted = None
+            else:
+                self._votes.append(vote)
+                self._fitted = None
         return vote
 
     def ratings(self) -> Ratings:
@@ -122,7 +127,14 @@ class Arena:
         with self._lock:
             return self._ratings()
 
+    def _refresh(self) -> None:
+        """Read again if this or another process has voted since."""
+        size = self.path.stat().st_size if self.path is not None and self.path.exists() else 0
+        if self.path is not None and size != self._read_bytes:
+            self._votes, self._read_bytes, self._fitted = _read(self.path), size, None
+
     def _ratings(self) -> Ratings:
+        self._refresh()
         if self._fitted is None:
             self._fitted = fit_ratings(self._votes, arms=self.arms)
         return self._fitted

@@ -211,3 +211,13 @@ def test_damaged_files_are_named(tmp_path: Path):
     with pytest.raises(StoreError, match="cannot be written"):
         arena.vote(arena.ballot({"a": "1", "b": "2"}), [[0]])
     assert arena.votes == ()
+
+
+def test_two_processes_see_each_others_votes(tmp_path):
+    one, two = (Arena(["a", "b"], path=tmp_path / "votes.jsonl", seed=seed) for seed in (1, 2))
+    ballot = one.ballot({"a": "x", "b": "y"})
+    one.vote(ballot, [[0], [1]])
+    assert len(two.votes) == 1
+    two.vote(ballot, [[0], [1]])
+    assert len(one.votes) == 2
+    assert one.ratings().leaderboard() == two.ratings().leaderboard()
