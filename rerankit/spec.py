@@ -255,7 +255,8 @@ def _parse_stage(text: str) -> Stage:
 
 def _brackets(text: str) -> tuple[str, list[str]]:
     """The text before the closing bracket groups, and the groups' insides in order."""
-    head, groups = text.rstrip(), []
+    head = text.rstrip()
+    groups: list[str] = []
     while head.endswith("]"):
         start = head.rfind("[")
         if start < 0:

@@ -1,0 +1,111 @@
+"""How a passage is kept in a Chroma record, and how it comes back unchanged.
+
+A record's id is the passage's id, its document the text, its metadata the passage's metadata and title. Names that
+begin with ``rerankit:`` are this library's own: they never reach a passage's metadata, but for ``rerankit:distance``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rerankit.rerankers.prepare import clean
+from rerankit.types import Passage
+
+__all__ = ["DISTANCE", "EMBEDDER", "HASH", "STAMP", "content_hash", "embedded_text", "from_record", "to_metadata"]
+
+_OURS = "rerankit:"
+HASH = _OURS + "hash"
+EMBEDDER = _OURS + "embedder"
+STAMP = _OURS + "stamp"
+DISTANCE = _OURS + "distance"
+_TITLE = _OURS + "title"
+_JSON = _OURS + "json"
+_LISTS = _OURS + "lists"
+
+
+def embedded_text(passage: Passage) -> str:
+    """What an embedder sees of a passage: its title, then its text."""
+    return f"{passage.title}\n{passage.text}" if passage.title else passage.text
+
+
+def content_hash(passage: Passage, metadata: Mapping[str, Any]) -> str:
+    """Changes when anything of a record changes: text, title, metadata, or a vector that came with the passage."""
+    content = json.dumps([passage.text, passage.title, metadata], sort_keys=True)
+    digest = hashlib.sha256(content.encode())
+    if passage.embedding is not None:
+        digest.update(np.asarray(passage.embedding, dtype=np.float32).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def to_metadata(passage: Passage) -> dict[str, Any]:
+    """Metadata that Chroma accepts. What it cannot hold (None, nested or mixed values) travels as JSON."""
+    kept: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for key, value in passage.metadata.items():
+        name, plain = clean(str(key)), _plain(value)
+        if name.startswith(_OURS):
+            continue
+        (kept if _fits(name, plain) else rest)[name] = plain
+    if lists := sorted(name for name, value in kept.items() if isinstance(value, list)):
+        kept[_LISTS] = json.dumps(lists)
+    if rest:
+        kept[_JSON] = json.dumps(rest, sort_keys=True, default=str)
+    if "title" in passage.metadata:
+        kept[_TITLE] = passage.title
+    elif passage.title:
+        kept["title"] = passage.title
+    return kept
+
+
+def from_record(
+    key: str, document: str | None, metadata: Mapping[str, Any] | None, *, distance: float | None = None
+) -> Passage:
+    """The passage of a record. In a collection made by others, ``title`` is read and the metadata stay as they are."""
+    found = dict(metadata or {})
+    title = found.get("title", "")
+    if _TITLE in found:
+        title = found[_TITLE]
+    elif HASH in found:
+        found.pop("title", None)
+    # Lists of a deleted collection can reappear on records written later (chroma issue 7594): ours are named.
+    lists = json.loads(found.get(_LISTS, "[]")) if HASH in found else found
+    kept = {
+        name: value
+        for name, value in found.items()
+        if not name.startswith(_OURS) and (name in lists or not isinstance(value, list))
+    }
+    kept.update(json.loads(found.get(_JSON, "{}")))
+    if distance is not None:
+        kept[DISTANCE] = distance
+    return Passage(key, document or "", title if isinstance(title, str) else "", kept)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy scalars as Python's own, strings cleaned, tuples as lists."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether Chroma keeps this entry as it is (it drops non-finite numbers and rounds huge ones)."""
+    if not name or name[0] in "#$" or name.startswith("chroma:"):
+        return False
+    if isinstance(value, list):
+        kinds = {type(item) for item in value}
+        return len(kinds) == 1 and not isinstance(value[0], list) and all(_fits(name, item) for item in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return isinstance(value, str)

@@ -1,0 +1,182 @@
+"""Opening a Chroma store, and saying plainly what is wrong with it when it fails."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+import httpx
+
+from rerankit.errors import InputError, StoreError, require
+from rerankit.rag.guard import GuardedCollection, store_errors
+from rerankit.rag.records import STAMP
+
+if TYPE_CHECKING:
+    from chromadb import Collection
+    from chromadb.api import ClientAPI
+
+__all__ = ["MEMORY", "Space", "Store"]
+
+logger = logging.getLogger(__name__)
+
+Space = Literal["cosine", "ip", "l2"]
+"""How Chroma measures: ``1 - cosine``, ``1 - dot product``, or squared Euclidean distance."""
+
+MEMORY = "memory"
+"""Names the store that lives inside this process and is gone with it."""
+
+_CONNECT_SECONDS = 10.0
+_MAX_BATCH = 1000
+
+
+class Store:
+    """A place with Chroma collections, opened when it is first needed.
+
+    Args:
+        where: a folder, ``"memory"``, the ``http(s)://`` address of a Chroma server, a chromadb client or a collection.
+
+    Raises:
+        InputError: ``where`` is none of these.
+    """
+
+    def __init__(self, where: object) -> None:
+        self._where = where
+        self._collection = None if isinstance(where, (str, Path)) else _given_collection(where)
+        self._client: Any = None if isinstance(where, (str, Path)) or self._collection is not None else where
+        self.place = _place(where, self._collection is not None)
+
+    def collection(self, name: str) -> GuardedCollection:
+        """An existing collection, with its current metadata.
+
+        Raises:
+            StoreError: the store cannot be opened, or has no such collection.
+        """
+        if self._collection is not None:
+            return GuardedCollection(self._collection, self.place)
+        if isinstance(path := self._folder, Path) and not path.exists():
+            raise StoreError(f"There is no Chroma store in {path}. Check the path, or index passages into it first.")
+        from chromadb.errors import NotFoundError
+
+        with store_errors(self.place):
+            try:
+                found = self._open().get_collection(name, embedding_function=None)
+                return GuardedCollection(found, self.place)
+            except (NotFoundError, ValueError) as error:  # ValueError: chromadb 1.0
+                there = sorted(item.name for item in self._open().list_collections())
+                if name in there:
+                    raise
+                known = f"it has: {', '.join(there)}" if there else "it has none"
+                raise StoreError(f"No collection {name!r} in {self.place}; {known}. Index into it first.") from error
+
+    def create(self, name: str, *, space: Space) -> GuardedCollection:
+        """The collection ``name``, made (and marked as ours) if it is not there.
+
+        Raises:
+            StoreError: the store cannot be opened or written.
+        """
+        if self._collection is not None:
+            return GuardedCollection(self._collection, self.place)
+        from chromadb.api.collection_configuration import CreateCollectionConfiguration, CreateHNSWConfiguration
+
+        # Chroma's own sizes (100 and 16) lose neighbours of clustered vectors; benchmarks/chroma.py prints the recall.
+        index = CreateHNSWConfiguration(space=space, ef_search=200, max_neighbors=32)
+        with store_errors(self.place):
+            made = self._open().get_or_create_collection(
+                name,
+                configuration=CreateCollectionConfiguration(hnsw=index),
+                metadata={STAMP: ""},
+                embedding_function=None,
+            )
+        return GuardedCollection(made, self.place)
+
+    def drop(self, name: str) -> None:
+        """Delete a collection; a store handed over as a collection has to be emptied by its owner."""
+        if self._collection is not None:
+            raise StoreError(f"{self.place} was handed over as it is; delete it through its own client.")
+        collection = self.collection(name)
+        # Record by record first: deleting a collection leaves list metadata behind (chroma issue 7594).
+        while page := collection.get(limit=self.max_batch, include=[])["ids"]:
+            collection.delete(ids=page)
+        with store_errors(self.place):
+            self._open().delete_collection(name)
+
+    @property
+    def max_batch(self) -> int:
+        """Most records of one write."""
+        return int(self._client.get_max_batch_size()) if self._client is not None else _MAX_BATCH
+
+    def close(self) -> None:
+        """Release a client that this store opened itself."""
+        if isinstance(self._where, (str, Path)) and self._client is not None and self._where != MEMORY:
+            closing = getattr(self._client, "close", lambda: None)  # chromadb 1.0 has no close
+            self._client = None
+            closing()
+
+    @property
+    def _folder(self) -> Path | None:
+        is_folder = isinstance(self._where, Path) or (isinstance(self._where, str) and not _is_special(self._where))
+        return Path(str(self._where)).expanduser() if is_folder else None
+
+    def _open(self) -> ClientAPI:
+        if self._client is None:
+            chromadb = require("chromadb", extra="chroma", purpose="The Chroma store")
+            if self._folder is not None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                # Default settings on purpose: Chroma refuses a second client of one place with other settings.
+                self._client = chromadb.PersistentClient(path=str(self._folder))
+            elif self._where == MEMORY:
+                self._client = chromadb.EphemeralClient()
+            else:
+                self._client = _connect(str(self._where))
+        client: ClientAPI = self._client
+        return client
+
+
+def _is_special(where: str) -> bool:
+    return where == MEMORY or where.startswith(("http://", "https://"))
+
+
+def _given_collection(where: object) -> Collection | None:
+    """``where`` if it is a collection, None if it is a client."""
+    chromadb = require("chromadb", extra="chroma", purpose="The Chroma store")
+    if isinstance(where, chromadb.Collection):
+        collection: Collection = where
+        return collection
+    opener = getattr(where, "get_collection", None)
+    if opener is None or inspect.iscoroutinefunction(opener):
+        raise InputError(
+            "A store is a folder, 'memory', the http:// address of a Chroma server, a chromadb client (not an async "
+            f"one: aretrieve works with the others) or a chromadb collection; got {type(where).__name__}"
+        )
+    return None
+
+
+def _place(where: object, is_collection: bool) -> str:
+    """What messages call the store; never holds credentials."""
+    if is_collection:
+        return f"the collection {getattr(where, 'name', '')!r}"
+    if not isinstance(where, (str, Path)):
+        return "the given Chroma client"
+    if where == MEMORY:
+        return "the in-memory Chroma store"
+    if isinstance(where, Path) or not _is_special(where):
+        return f"the Chroma store in {Path(where).expanduser()}"
+    address = urlsplit(where)
+    if address.username or address.password:
+        raise InputError("Pass credentials through chromadb.HttpClient(headers=...), and that client as the store")
+    return f"the Chroma server at {where}"
+
+
+def _connect(url: str) -> ClientAPI:
+    import chromadb
+
+    address = urlsplit(url)
+    secure = address.scheme == "https"
+    host, port = address.hostname or "localhost", address.port or (443 if secure else 8000)
+    # Chroma's own client waits for ever; one short request first finds a server that is down or hangs.
+    heartbeat = httpx.URL(scheme=address.scheme, host=host, port=port, path="/api/v2/heartbeat")
+    httpx.get(heartbeat, timeout=_CONNECT_SECONDS).raise_for_status()
+    return chromadb.HttpClient(host=host, port=port, ssl=secure)
