@@ -1,0 +1,149 @@
+"""Answers without a language model: the best sentences of the context, each cited, or an honest no."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+from rerankit.errors import InputError
+from rerankit.models.meter import Meter
+from rerankit.rag.answer import Answer, Citation
+from rerankit.rag.context import Context
+from rerankit.rag.support import Calibration, Embedder, Statement, statements
+from rerankit.rag.terms import terms
+from rerankit.types import Usage
+
+__all__ = ["ABSTENTION", "ExtractiveGenerator"]
+
+ABSTENTION = "I can't answer that from the documents."
+
+_SAME_MEANING = 0.9
+_SAME_WORDS = 0.7
+_MUCH_WEAKER = 0.7
+_SAME_PASSAGE = 0.2
+_LONGEST_QUOTE = 500
+
+
+class ExtractiveGenerator:
+    """Quotes the sentences that answer best.
+
+    A sentence is chosen by how well its tokens, and those of its passage, match the question's words, and by the cosine
+    of its vector. ``Answer.confidence`` is the calibrated probability that the first one's passage answers.
+
+    Args:
+        embedder: default the embedded all-MiniLM-L6-v2, loaded at the first question.
+        max_sentences: most sentences of an answer.
+        floor: abstain if the confidence is lower; default the calibrated one. 0 never abstains.
+        calibration: for another embedder, as fitted by ``benchmarks/abstention.py --fit``.
+
+    Raises:
+        InputError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder | None = None,
+        *,
+        max_sentences: int = 2,
+        floor: float | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        if max_sentences < 1:
+            raise InputError(f"max_sentences must be at least 1, got {max_sentences}")
+        if floor is not None and not 0.0 <= floor <= 1.0:
+            raise InputError(f"floor is a probability between 0 and 1, got {floor!r}")
+        self._embedder = embedder
+        self.calibration = calibration or Calibration.bundled()
+        self.max_sentences = max_sentences
+        self.floor = self.calibration.floor if floor is None else floor
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder, loaded on first use.
+
+        Raises:
+            InputError: the calibration is for another one, so that no floor could be trusted.
+        """
+        if self._embedder is None:
+            from rerankit.models.embedded import embedder
+
+            self._embedder = embedder()
+        if self.floor > 0 and self._embedder.model_id != self.calibration.embedder:
+            raise InputError(
+                f"The abstention floor is calibrated for {self.calibration.embedder!r}, not "
+                f"{self._embedder.model_id!r}. Fit one with benchmarks/abstention.py --fit and pass calibration=, "
+                "or pass floor=0 to answer always."
+            )
+        return self._embedder
+
+    @property
+    def model(self) -> str:
+        """``extractive:`` and the embedder's id."""
+        return f"extractive:{self._embedder.model_id if self._embedder else self.calibration.embedder}"
+
+    def generate(self, query: str, context: Context, *, deadline_s: float | None = None) -> Answer:
+        """The best sentences. ``deadline_s`` is not needed: this is always quick."""
+        started, meter = time.monotonic(), Meter()
+        ranked = statements(query, context, self.embedder, meter)
+        usage = Usage(time.monotonic() - started, meter.forward_passes, meter.input_tokens)
+        if not ranked:
+            return Answer(ABSTENTION, (), True, "The context holds nothing to quote", 0.0, self.model, usage)
+        confidence = self.calibration.probability(ranked[0].features)
+        if confidence < self.floor:
+            return self._abstain(ranked[0], confidence, usage)
+        chosen = _chosen(ranked, self.max_sentences)
+        citations = tuple(_citation(statement) for statement in chosen)
+        text = " ".join(f"{citation.quote} [{citation.number}]" for citation in citations)
+        return Answer(text, citations, False, "", confidence, self.model, usage)
+
+    async def agenerate(self, query: str, context: Context, *, deadline_s: float | None = None) -> Answer:
+        """:meth:`generate` in a thread."""
+        return await asyncio.to_thread(self.generate, query, context)
+
+    def stream(self, query: str, context: Context, *, deadline_s: float | None = None) -> Iterator[str | Answer]:
+        """The text in one piece, then the :class:`Answer`."""
+        answer = self.generate(query, context)
+        yield answer.text
+        yield answer
+
+    async def astream(
+        self, query: str, context: Context, *, deadline_s: float | None = None
+    ) -> AsyncIterator[str | Answer]:
+        """:meth:`stream` in a thread."""
+        answer = await self.agenerate(query, context)
+        yield answer.text
+        yield answer
+
+    def _abstain(self, nearest: Statement, confidence: float, usage: Usage) -> Answer:
+        citation = _citation(nearest)
+        text = f"{ABSTENTION} The nearest that they say: {citation.quote} [{citation.number}]"
+        reason = f"The best sentence answers with probability {confidence:.2f}, below the floor of {self.floor:.2f}"
+        return Answer(text, (citation,), True, reason, confidence, self.model, usage)
+
+
+def _chosen(ranked: Sequence[Statement], most: int) -> list[Statement]:
+    """The best statement and others not much weaker, those of its passage first, none that says the same twice."""
+    best = ranked[0]
+    strong = [other for other in ranked[1:] if other.score >= _MUCH_WEAKER * best.score]
+    strong.sort(key=lambda other: -(other.score + _SAME_PASSAGE * (other.block.number == best.block.number)))
+    chosen = [best]
+    for other in strong:
+        if len(chosen) < most and not any(_repeats(other, earlier) for earlier in chosen):
+            chosen.append(other)
+    return chosen
+
+
+def _repeats(statement: Statement, earlier: Statement) -> bool:
+    if float(statement.vector @ earlier.vector) > _SAME_MEANING:
+        return True
+    words, known = set(terms(statement.text)), set(terms(earlier.text))
+    return len(words & known) > _SAME_WORDS * len(words)
+
+
+def _citation(statement: Statement) -> Citation:
+    quote = statement.text
+    if len(quote) > _LONGEST_QUOTE:
+        quote = quote[:_LONGEST_QUOTE].rpartition(" ")[0] or quote[:_LONGEST_QUOTE]
+    end = statement.start + len(quote)
+    return Citation(statement.block.hit.id, statement.start, end, statement.block.number, quote)
