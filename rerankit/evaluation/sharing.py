@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from rerankit.models.files import content_key
 from rerankit.rerankers.base import Candidates, Reranker
 from rerankit.rerankers.call import Call, Request, Scored
 from rerankit.rerankers.compose import Cascade, Fusion
@@ -84,11 +84,7 @@ def share(reranker: Reranker, memo: Memo) -> Reranker:
 
 def _key(reranker: Reranker, query: str, passages: Candidates) -> bytes:
     """Everything that the verdict depends on. Scores of the stage before count only where the family reads them."""
-    digest = hashlib.sha256()
-    for part in (reranker.fingerprint, query, *(_identity(passage, reranker.by_text) for passage in passages)):
-        data = part.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.digest()
+    return content_key(reranker.fingerprint, query, *(_identity(passage, reranker.by_text) for passage in passages))
 
 
 def _identity(passage: Passage | str, by_text: bool) -> str:

@@ -1,0 +1,102 @@
+"""SqliteFile: a cache file that may lose entries but never fails its user.
+
+Write-ahead logging lets readers and writers of other processes go on side by side. A damaged file is put aside and a
+new one begun; where nothing can be written, the data live in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+class SqliteFile:
+    """One sqlite file, safe between threads and processes.
+
+    Args:
+        path: the file; its folder is made on demand.
+        schema: a ``CREATE TABLE IF NOT EXISTS`` statement, run at every opening.
+
+    Attributes:
+        in_memory: the file could not be used, and memory took its place.
+    """
+
+    def __init__(self, path: str | Path, schema: str) -> None:
+        self.path, self.schema = Path(path), schema
+        self.in_memory = False
+        self._lock = threading.Lock()
+        self._owner = 0
+        self._connection: sqlite3.Connection | None = None
+
+    def run(self, sql: str, values: Sequence[Any] = (), *, many: bool = False) -> list[Any]:
+        """The rows of one statement, in a transaction of its own; with ``many``, one execution per row of values.
+
+        Trouble with the file is logged, the file mended or replaced by memory, and the statement run once more.
+        """
+        with self._lock:
+            try:
+                return self._execute(sql, values, many=many)
+            except sqlite3.Error as error:
+                self._recover(error)
+                return self._execute(sql, values, many=many)
+
+    def close(self) -> None:
+        """Close the file; a later call opens it again."""
+        with self._lock:
+            self._disconnect()
+
+    def _execute(self, sql: str, values: Sequence[Any], *, many: bool) -> list[Any]:
+        connection = self._open()
+        with connection:
+            if many:
+                connection.executemany(sql, values)
+                return []
+            return connection.execute(sql, values).fetchall()
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None or self._owner != os.getpid():  # a forked child needs a connection of its own
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise sqlite3.OperationalError(str(error)) from error
+            self._connect(str(self.path))
+        assert self._connection is not None  # noqa: S101 (tells the type checker)
+        return self._connection
+
+    def _connect(self, target: str) -> None:
+        connection = sqlite3.connect(target, timeout=30.0, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute(self.schema)
+            connection.commit()
+        except sqlite3.Error:
+            connection.close()
+            raise
+        self._connection, self._owner = connection, os.getpid()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _recover(self, error: sqlite3.Error) -> None:
+        self._disconnect()
+        if isinstance(error, sqlite3.OperationalError) or not self.path.exists():
+            logger.warning("The cache file %s cannot be used (%s); caching in memory instead", self.path, error)
+            self._connect(":memory:")
+            self.in_memory = True
+            return
+        aside = self.path.with_name(f"{self.path.name}.corrupt-{int(time.time())}")
+        self.path.replace(aside)
+        for suffix in ("-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        logger.warning("The cache file %s was damaged (%s); it was moved to %s and begun anew", self.path, error, aside)
