@@ -1,0 +1,73 @@
+# Two commands matter: `make ask` and `make test`. Both set everything up first, and again when pyproject.toml or
+# constraints.txt change. pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, ...) are respected.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+Q ?= My calf has the runs. Do I take it off milk while it's on electrolytes?
+ARGS ?=
+export Q
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup ask test lint format bench bench-quality docs clean distclean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## build .venv from constraints.txt
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "rerankit needs Python 3.11 or newer, and $(PYTHON) is not. Name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@echo "Setting up $(VENV); the first time takes a few minutes"
+	@$(PYTHON) -m venv --clear $(VENV)
+
+# torch goes in first and alone, so that an interrupted setup does not fetch the largest package again.
+$(READY): pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "  1/2 $(TORCH)"
+	@$(BIN)/python -m pip install --quiet '$(TORCH)'
+	@echo "  2/2 rerankit with all extras and the developers' tools"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+ask: $(READY)  ## answer a question from the sample corpus: make ask Q="..."
+	@$(BIN)/rerankit ask --store .rerankit/farm --corpus sample:farm "$$Q"
+
+test: export HF_HUB_OFFLINE = 1
+test: export TOKENIZERS_PARALLELISM = false
+test: $(READY)  ## run the tests: make test ARGS="-k chroma"
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)  ## style, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## let ruff repair what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## speed of the encoder engine and of Chroma
+	$(BIN)/python benchmarks/encoder.py
+	$(BIN)/python benchmarks/chroma.py
+
+bench-quality: $(READY)  ## nDCG@10 on the data sets in ../shared/data, where they are
+	@if [ -d ../shared/data ]; then $(BIN)/python benchmarks/quality.py --data ../shared/data $(ARGS); else \
+	  echo "No data sets in ../shared/data. Point at a folder of them: .venv/bin/python benchmarks/quality.py --data DIR"; fi
+
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(READY)  ## build the documentation into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+clean:  ## remove what was built, but not .venv
+	rm -rf build dist site .rerankit .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find rerankit tests benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## remove .venv too
+	rm -rf $(VENV)

@@ -1,0 +1,8 @@
+"""``python -m rerankit.cli``: the same as the command ``rerankit``."""
+
+from __future__ import annotations
+
+from rerankit.cli.app import main
+
+if __name__ == "__main__":
+    main()

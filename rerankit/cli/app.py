@@ -1,0 +1,63 @@
+"""The commands put together, and the way into them.
+
+Exit status: 0 done (an abstaining answer too), 1 an error that rerankit explains in one line, 2 wrong usage,
+3 a gate of ``compare`` that did not hold, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Annotated
+
+import typer
+
+import rerankit
+from rerankit.cli import ask, compare, doctor, evaluate, explain, index, models, questions, rank
+from rerankit.cli.output import INTERRUPTED, show_log
+
+app = typer.Typer(
+    name="rerankit",
+    help="The reranking layer of RAG: order what retrieval found, say how sure, answer with citations.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("ask")(ask.ask)
+app.command("index")(index.index)
+app.command("rank")(rank.rank)
+app.command("compare")(compare.compare)
+app.command("explain")(explain.explain)
+app.command("eval")(evaluate.evaluate)
+app.command("questions")(questions.questions)
+app.command("models")(models.models)
+app.command("doctor")(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rerankit {rerankit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what rerankit logs, on stderr.")] = False,
+) -> None:
+    """Options that stand before the command."""
+    show_log(verbose=verbose)
+
+
+def main() -> None:
+    """The entry point ``rerankit``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows ASCII only shows ? and does not fail
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

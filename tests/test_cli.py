@@ -1,0 +1,505 @@
+"""The command line: what goes to stdout, what to stderr, and with which exit status."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from typer.testing import CliRunner
+
+import rerankit
+from rerankit.cli import show
+from rerankit.cli.app import app
+from rerankit.cli.output import printable, to_json
+from rerankit.types import Hit, Passage, Ranking, Span
+
+ROOT = Path(__file__).parents[1]
+PASSAGES = ["Sheep are shorn in spring.", "Leaf rust shows on wheat.", "Wheat is sown in autumn."]
+
+
+@pytest.fixture(autouse=True)
+def restore_logging():
+    """The command line configures the library's logger; other tests must not see that."""
+    logger = logging.getLogger("rerankit")
+    level, handlers = logger.level, logger.handlers[:]
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
+
+
+def run(*arguments, given=None):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=given)
+
+
+def start(*arguments, **options):
+    command = [sys.executable, "-m", "rerankit.cli", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
+    return subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
+
+
+def lines(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+LIST = {"id": 7, "query": "rust on wheat", "passages": PASSAGES}
+
+
+class TestWhole:
+    def test_version(self):
+        result = run("--version")
+        assert (result.exit_code, result.stdout) == (0, f"rerankit {rerankit.__version__}\n")
+
+    def test_help_lists_every_command(self):
+        listed = run("--help").stdout
+        assert all(re.search(rf"\b{name}\b", listed) for name in ("ask", "index", "rank", "models", "doctor"))
+
+    @pytest.mark.parametrize("command", ["ask", "index", "rank", "models", "doctor"])
+    def test_every_command_has_help_and_json(self, command):
+        result = run(command, "--help")
+        assert result.exit_code == 0
+        assert "--json" in re.sub(r"\x1b\[[0-9;]*m", "", result.stdout)
+
+    def test_wrong_usage_is_status_2_and_leaves_stdout_empty(self):
+        result = run("rank", "--json", "--no-such-option")
+        assert result.exit_code == 2
+        assert result.stdout == ""
+        assert "no-such-option" in re.sub(r"\x1b\[[0-9;]*m", "", result.stderr)
+
+    def test_an_error_is_one_line_and_status_1(self):
+        result = run("rank", "--rerank", "lexicl", given=lines(LIST))
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        assert re.fullmatch(r"Error: .*lexical.*\n", result.stderr)
+
+    def test_an_error_under_json_is_one_object(self):
+        result = run("rank", "--json", "--rerank", "lexicl", given=lines(LIST))
+        assert result.exit_code == 1
+        error = json.loads(result.stdout)["error"]
+        assert error["type"] == "SpecError"
+        assert "lexical" in error["message"]
+
+    def test_interrupt_is_status_130_without_traceback(self):
+        process = start("rank", "--rerank", "none")
+        process.stdin.write(b"{")
+        process.stdin.flush()
+        time.sleep(1.5)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert b"Traceback" not in errors
+
+    def test_a_reader_that_goes_away_is_no_traceback(self, tmp_path):
+        source = tmp_path / "lists.jsonl"
+        source.write_text(lines(*[{"query": "rust", "passages": PASSAGES * 50}] * 200))
+        process = start("rank", source, "--rerank", "none")
+        assert process.stdout.readline().startswith(b"{")
+        process.stdout.close()
+        errors = process.stderr.read()
+        process.stdin.close()
+        process.wait(timeout=30)
+        process.stderr.close()
+        assert b"Traceback" not in errors
+        assert b"Error" not in errors
+
+
+class TestRankJsonLines:
+    def test_one_ranking_per_line_in_order(self):
+        result = run("rank", "--rerank", "lexical", given=lines(LIST, {"query": "sheep", "passages": PASSAGES}))
+        first, second = map(json.loads, result.stdout.splitlines())
+        assert first["id"] == "7"
+        assert "id" not in second
+        assert next(hit["prior_rank"] for hit in first["hits"]) == 2
+        assert sorted(hit["prior_rank"] for hit in first["hits"]) == [1, 2, 3]
+        assert second["hits"][0]["passage"]["text"] == PASSAGES[0]
+        assert Ranking.from_dict(second).query == "sheep"
+
+    def test_passages_may_be_objects(self):
+        row = {
+            "query": "rust",
+            "passages": [{"id": 3, "text": "Rust.", "title": "T", "metadata": {"a": 1}, "score": 0.5}],
+        }
+        (hit,) = json.loads(run("rank", "--rerank", "none", given=lines(row)).stdout)["hits"]
+        assert (hit["passage"]["id"], hit["passage"]["title"], hit["prior_score"]) == ("3", "T", 0.5)
+
+    def test_top_k_cuts_the_view(self):
+        result = run("rank", "--rerank", "none", "--top-k", 2, given=lines(LIST))
+        assert len(json.loads(result.stdout)["hits"]) == 2
+
+    def test_json_is_one_object(self):
+        report = json.loads(run("rank", "--rerank", "none", "--json", given=lines(LIST, LIST)).stdout)
+        assert (report["queries"], report["passages"], len(report["rankings"])) == (2, 6, 2)
+
+    def test_a_compressed_file_in_and_a_file_out(self, tmp_path):
+        source, target = tmp_path / "lists.jsonl.gz", tmp_path / "out.jsonl"
+        source.write_bytes(gzip.compress(lines(LIST).encode()))
+        result = run("rank", source, "--rerank", "none", "--output", target, "--json")
+        assert json.loads(result.stdout)["output"] == str(target)
+        assert json.loads(target.read_text())["query"] == LIST["query"]
+        assert os.listdir(tmp_path) == ["lists.jsonl.gz", "out.jsonl"] or len(os.listdir(tmp_path)) == 2
+
+    def test_every_wrong_line_is_named_and_nothing_is_ranked(self, tmp_path):
+        wrong = ["{", "[]", '{"query": "", "passages": []}', '{"query": "q"}', '{"query": "q", "passages": [1]}',
+                 '{"query": "q", "passages": [{"text": "t", "txt": 1}]}',
+                 '{"query": "q", "passages": [{"text": "t", "score": NaN}]}']  # fmt: skip
+        source, target = tmp_path / "lists.jsonl", tmp_path / "out.jsonl"
+        source.write_text(lines(LIST) + "\n\n" + "\n".join(wrong))
+        result = run("rank", source, "--rerank", "none", "--output", target)
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        assert not target.exists()
+        assert f"{len(wrong)} wrong line" in result.stderr
+        assert all(f"line {number}: " in result.stderr for number in range(4, 9))
+        assert "and 2 more" in result.stderr
+
+    @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"\x1f\x8b\x08broken"])
+    def test_a_file_that_is_no_text_is_named(self, tmp_path, content):
+        source = tmp_path / ("lists.gz" if content[0] == 0x1F else "lists.jsonl")
+        source.write_bytes(content)
+        result = run("rank", source, "--rerank", "none")
+        assert result.exit_code == 1
+        assert source.name in result.stderr
+
+    def test_a_missing_file_is_named(self):
+        result = run("rank", "no-such.jsonl")
+        assert result.exit_code == 1
+        assert "no-such.jsonl" in result.stderr
+
+    def test_a_failed_run_leaves_no_output(self, tmp_path):
+        target = tmp_path / "out.jsonl"
+        result = run("rank", "--rerank", "none", "--output", tmp_path / "missing" / "out.jsonl", given=lines(LIST))
+        assert result.exit_code == 1
+        assert not target.exists()
+
+
+class TestRankTrec:
+    @pytest.fixture
+    def files(self, tmp_path):
+        (tmp_path / "queries.jsonl").write_text(
+            lines({"_id": "q1", "text": "rust on wheat"}, {"_id": "q2", "text": "x"})
+        )
+        rows = [{"_id": f"d{i}", "text": text, "title": None} for i, text in enumerate(PASSAGES)]
+        (tmp_path / "corpus.jsonl").write_text(lines(*rows))
+        (tmp_path / "run.trec").write_text("q1 Q0 d2 2 0.5 tag\nq1 Q0 d0 1 0.9 tag\nq1 Q0 d1 3 0.1 tag\n")
+        return tmp_path
+
+    def trec(self, files, *more):
+        texts = ("--queries", files / "queries.jsonl", "--corpus", files / "corpus.jsonl")
+        return run("rank", files / "run.trec", "--format", "trec", *texts, *more)
+
+    def test_a_run_in_and_a_run_out(self, files):
+        rows = [line.split() for line in self.trec(files, "--rerank", "lexical").stdout.splitlines()]
+        assert rows[0][:4] == ["q1", "Q0", "d1", "1"]
+        assert {row[2] for row in rows} == {"d0", "d1", "d2"}
+        assert [float(row[4]) for row in rows] == sorted((float(row[4]) for row in rows), reverse=True)
+
+    def test_candidates_are_ordered_by_score(self, files):
+        rows = [line.split()[2] for line in self.trec(files, "--rerank", "none").stdout.splitlines()]
+        assert rows == ["d0", "d2", "d1"]
+
+    def test_a_passage_without_text_is_named(self, files):
+        (files / "run.trec").write_text("q1 Q0 d9 1 0.9 tag\n")
+        result = self.trec(files, "--rerank", "none")
+        assert result.exit_code == 1
+        assert "'d9'" in result.stderr
+
+    @pytest.mark.parametrize("line", ["q1 Q0 d0 1", "q1 Q0 d0 1 high tag", "q1 Q0 d0 1 nan tag"])
+    def test_a_wrong_line_is_named(self, files, line):
+        (files / "run.trec").write_text(f"q1 Q0 d1 1 0.9 tag\n{line}\n")
+        result = self.trec(files, "--rerank", "none")
+        assert result.exit_code == 1
+        assert "line 2: " in result.stderr
+
+    def test_a_run_needs_texts_and_json_lines_do_not(self, files):
+        assert run("rank", files / "run.trec", "--format", "trec").exit_code == 2
+        assert run("rank", "-", "--queries", files / "queries.jsonl").exit_code == 2
+
+
+class TestModelsAndDoctor:
+    def test_models_lists_every_family(self):
+        listed = json.loads(run("models", "--json").stdout)
+        assert {"late-interaction", "cross-encoder", "dense", "lexical", "fusion", "mmr"} <= {
+            family["name"] for family in listed["families"]
+        }
+        assert "default" in listed["aliases"]
+        assert any("ms-marco" in row["pattern"] for row in listed["checkpoints"])
+        assert "late-interaction" in run("models").stdout
+
+    def test_doctor_reports_what_ask_needs(self):
+        result = run("doctor", "--json")
+        report = json.loads(result.stdout)
+        assert result.exit_code == 0, report["problems"]
+        assert report["packages"]["chromadb"]
+        assert report["auto"]["backend"] in {"openvino", "onnxruntime", "torch"}
+        assert report["processor"]["cores"] >= 1
+        assert len(report["embedded_model"]["sha256"]) == 64
+        assert "embedded model" in run("doctor").stdout
+
+    def test_doctor_finds_tampered_weights(self, tmp_path, monkeypatch):
+        from rerankit.models import embedded
+
+        (tmp_path / "model.safetensors").write_bytes(b"not the weights")
+        (tmp_path / "config.json").write_text("{}")
+        monkeypatch.setattr(embedded, "model_folder", lambda: tmp_path)
+        result = run("doctor", "--json")
+        assert result.exit_code == 1
+        assert "sha256" in json.loads(result.stdout)["problems"][0]
+
+    def test_doctor_sees_a_cache_that_cannot_be_written(self, tmp_path):
+        (tmp_path / "file").write_text("in the way")
+        process = start("doctor", "--json", env={"RERANKIT_CACHE": str(tmp_path / "file" / "cache")})
+        output, errors = process.communicate(timeout=60)
+        assert json.loads(output)["cache"]["writable"] is False
+        assert b"RERANKIT_CACHE" in errors
+
+
+@pytest.fixture(scope="module")
+def farm_store(tmp_path_factory):
+    """The sample corpus, indexed once."""
+    store = tmp_path_factory.mktemp("farm") / "store"
+    first = run(
+        "ask", "How deep to sow wheat?", "--store", store, "--corpus", "sample:farm", "--rerank", "none", "--json"
+    )
+    assert first.exit_code == 0, first.output
+    return store
+
+
+@pytest.fixture
+def notes(tmp_path):
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "rust.md").write_text("# Leaf rust\n\nLeaf rust shows as small orange pustules on wheat leaves.\n")
+    (folder / "sheep.txt").write_text("Sheep are shorn once a year, in spring, before the heat comes.\n")
+    return folder
+
+
+class TestAsk:
+    QUESTION = "How deep should I sow wheat into dry soil?"
+
+    def ask(self, store, *more):
+        return run("ask", self.QUESTION, "--store", store, "--rerank", "none", *more)
+
+    def test_json_is_one_object_with_everything(self, farm_store):
+        result = self.ask(farm_store, "--json", "--fetch-k", 12)
+        report = json.loads(result.stdout)
+        assert result.exit_code == 0
+        assert report["question"] == self.QUESTION
+        assert "3 to 5 cm" in report["answer"]["text"]
+        assert report["answer"]["abstained"] is False
+        assert len(report["ranking"]["hits"]) == 12
+        assert set(report["timings"]) == {"load", "index", "retrieve", "rerank", "answer", "total"}
+        texts = {hit["passage"]["id"]: hit["passage"]["text"] for hit in report["ranking"]["hits"]}
+        assert report["answer"]["citations"]
+        for citation in report["answer"]["citations"]:
+            assert texts[citation["passage_id"]][citation["start"] : citation["end"]] == citation["quote"]
+
+    def test_the_page_shows_table_answer_sources_and_timings(self, farm_store):
+        page = self.ask(farm_store).stdout
+        for part in (self.QUESTION, "moved", "retrieval", "rerank", "Answer", "[1]", "Sources", "total"):
+            assert part in page
+        assert "\x1b" not in page
+
+    def test_no_answer_is_said_and_is_no_failure(self, farm_store):
+        result = run("ask", "Who won the 1972 chess title?", "--store", farm_store, "--rerank", "none", "--json")
+        assert result.exit_code == 0
+        assert json.loads(result.stdout)["answer"]["abstained"] is True
+
+    def test_filters_narrow_and_all_must_hold(self, farm_store):
+        kept = json.loads(self.ask(farm_store, "--json", "--filter", "topic=crops").stdout)["ranking"]["hits"]
+        assert {hit["passage"]["metadata"]["topic"] for hit in kept} == {"crops"}
+        both = self.ask(farm_store, "--json", "--filter", "topic=crops", "--filter", "topic=soils")
+        assert json.loads(both.stdout)["ranking"]["hits"] == []
+        assert json.loads(both.stdout)["answer"]["abstained"] is True
+
+    def test_a_filter_finds_numbers_and_texts(self, tmp_path):
+        (tmp_path / "rows.jsonl").write_text(lines({"id": "a", "text": "Rust on wheat.", "year": 2020, "code": "7"}))
+        for condition, count in {"year=2020": 1, "code=7": 1, "year=2021": 0}.items():
+            asked = ("--corpus", tmp_path / "rows.jsonl", "--filter", condition, "--json")
+            assert len(json.loads(self.ask(tmp_path / "store", *asked).stdout)["ranking"]["hits"]) == count
+
+    def test_a_store_is_asked_as_it_is(self, tmp_path):
+        result = self.ask(tmp_path / "nothing", "--json")
+        assert result.exit_code == 1
+        assert json.loads(result.stdout)["error"]["type"] == "StoreError"
+        assert not (tmp_path / "nothing").exists()
+
+    def test_own_files(self, notes, tmp_path):
+        asked = ("--corpus", notes, "--store", tmp_path / "store", "--rerank", "none", "--json")
+        report = json.loads(run("ask", "When are sheep shorn?", *asked).stdout)
+        assert report["answer"]["citations"][0]["passage_id"] == "sheep.txt#0001"
+
+    def test_fetch_k_must_leave_a_choice(self, farm_store):
+        assert self.ask(farm_store, "--fetch-k", 5, "--top-k", 5).exit_code == 2
+
+    @pytest.mark.parametrize("wrong", [("--llm", "nonsense"), ("--filter", "nonsense"), ("--rerank", "nonsense")])
+    def test_wrong_values_are_explained(self, farm_store, wrong):
+        result = run("ask", "q", "--store", farm_store, *wrong)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("Error: ")
+
+    def test_an_empty_question_is_explained(self, farm_store):
+        result = run("ask", "  ", "--store", farm_store, "--rerank", "none", "--json")
+        assert json.loads(result.stdout)["error"]["type"] == "InputError"
+
+
+class ChatServer(BaseHTTPRequestHandler):
+    """A chat endpoint that always gives the same cited answer, whole or in pieces."""
+
+    pieces = ("Sow it 3 to 5 cm deep", " [1], and not deeper [99].")
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if asked.get("stream"):
+            chunks = [{"choices": [{"index": 0, "delta": {"content": piece}}]} for piece in self.pieces]
+            chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+            kind, body = "text/event-stream", "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
+            body += "data: [DONE]\n\n"
+        else:
+            message = {"role": "assistant", "content": "".join(self.pieces)}
+            kind, body = "application/json", json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]})
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body.encode())))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_):
+        """Keep the test's output clean."""
+
+
+@pytest.fixture
+def chat_url():
+    with ThreadingHTTPServer(("127.0.0.1", 0), ChatServer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1#tiny"
+        server.shutdown()
+        thread.join()
+
+
+class TestAskAModel:
+    def ask(self, store, url, *more):
+        return run("ask", TestAsk.QUESTION, "--store", store, "--rerank", "none", "--llm", url, *more)
+
+    def test_citations_are_checked(self, farm_store, chat_url):
+        answer = json.loads(self.ask(farm_store, chat_url, "--json").stdout)["answer"]
+        assert answer["text"] == "Sow it 3 to 5 cm deep [1], and not deeper."
+        assert [citation["number"] for citation in answer["citations"]] == [1]
+        assert "[99]" in answer["reason"]
+
+    def test_the_page_shows_the_checked_text_once(self, farm_store, chat_url):
+        page = self.ask(farm_store, chat_url).stdout
+        assert page.count("Sow it 3 to 5 cm deep [1]") == 1
+        assert "not deeper." in page
+
+    def test_an_endpoint_that_is_down_is_explained(self, farm_store):
+        result = self.ask(farm_store, "http://127.0.0.1:9/v1#tiny", "--json", "--deadline", 2)
+        assert result.exit_code == 1
+        assert json.loads(result.stdout)["error"]["type"] == "BackendError"
+
+
+class TestIndex:
+    def test_counts_and_idempotence(self, notes, tmp_path):
+        def index(*more):
+            return json.loads(run("index", notes, "--store", tmp_path / "store", "--json", *more).stdout)
+
+        assert (index()["added"], index()["unchanged"]) == (2, 2)
+        (notes / "rust.md").write_text("# Leaf rust\n\nLeaf rust is a fungus.\n")
+        (notes / "sheep.txt").unlink()
+        again = index("--prune")
+        assert (again["added"], again["updated"], again["unchanged"], again["deleted"]) == (0, 1, 0, 1)
+
+    def test_what_cannot_be_read_is_named_and_nothing_pruned(self, notes, tmp_path):
+        store = tmp_path / "store"
+        run("index", notes, "--store", store)
+        (notes / "sheep.txt").write_bytes(bytes(range(32)) * 100)
+        result = run("index", notes, "--store", store, "--prune")
+        assert result.exit_code == 0
+        assert "sheep.txt" in result.stdout
+        assert "0 deleted" in result.stdout
+
+    def test_nothing_to_index_is_an_error(self, tmp_path):
+        assert run("index", tmp_path / "missing", "--store", tmp_path / "store").exit_code == 1
+        (tmp_path / "empty.txt").write_text("")
+        result = run("index", tmp_path / "empty.txt", "--store", tmp_path / "store")
+        assert result.exit_code == 1
+        assert "empty.txt" in result.stderr
+
+    def test_a_server_that_is_down_is_explained(self, notes):
+        result = run("index", notes, "--store", "http://127.0.0.1:9", "--json")
+        assert json.loads(result.stdout)["error"]["type"] == "StoreError"
+
+
+class TestOutput:
+    @given(st.text(alphabet=st.characters()))
+    def test_printable_keeps_offsets_and_obeys_nothing(self, text):
+        shown = printable(text)
+        assert len(shown) == len(text)
+        assert not re.search("[\x00-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", shown)
+
+    @given(st.text(alphabet=st.characters()))
+    def test_json_survives_any_text_and_shows_no_control_characters(self, text):
+        line = to_json({"text": text})
+        assert json.loads(line) == {"text": text}
+        assert printable(line) == line
+
+    def test_json_has_no_infinities(self):
+        with pytest.raises(ValueError, match="JSON"):
+            to_json({"score": float("inf")})
+
+
+def rendered(ranking, *, top_k=2, width=100):
+    console = Console(file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False)
+    console.print(show.before_after(ranking, top_k, width=width))
+    return console.file.getvalue()
+
+
+def ranking_of(*texts, order=None):
+    order = order or range(len(texts))
+    hits = [Hit(Passage(f"d{i}", texts[i]), rank, 1.0 / rank, i + 1, 0.5) for rank, i in enumerate(order, 1)]
+    return Ranking("q", tuple(hits), "m", "logit")
+
+
+class TestShow:
+    def test_movement_and_what_was_pushed_out(self):
+        text = rendered(ranking_of("alpha", "beta", "gamma", order=[2, 0, 1]))
+        assert "▲2" in text
+        assert "▼1" in text
+        assert "was 2, now 3" in text
+
+    def test_hostile_text_is_shown_and_not_obeyed(self):
+        text = rendered(ranking_of("[red]boo[/red] \x1b[31mred\x1b[0m \x9b2J \u202egnp :bomb:", "[/]"))
+        assert "[red]boo[/red]" in text
+        assert ":bomb:" in text
+        assert not re.search("[\x1b\x9b\u202e]", text)
+
+    @given(st.integers(20, 120), st.text(max_size=300), st.lists(st.integers(0, 300), min_size=2, max_size=2))
+    def test_fits_any_terminal_and_any_evidence(self, width, text, offsets):
+        start, end = sorted(offsets)
+        hit = Hit(Passage("d", text), 1, 1.0, 1, evidence=(Span(start, end),))
+        lines = rendered(Ranking("q", (hit,), "m", "logit"), width=width).splitlines()
+        assert all(len(line) <= width or not line.isascii() for line in lines)
+
+    def test_snippet_shows_the_evidence(self):
+        text = "filler words " * 100 + "the needle is here " + "more filler " * 100
+        at = text.index("the needle")
+        shown = show.snippet(Hit(Passage("d", text), 1, 1.0, 1, evidence=(Span(at, at + 18),)), 100)
+        assert "the needle is here" in shown.plain
+        assert len(shown.plain) <= 110
+        assert [shown.plain[span.start : span.end] for span in shown.spans] == ["the needle is here"]
