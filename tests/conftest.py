@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 
 # A time limit per example would fail on a busy machine, not on a wrong program.
 settings.register_profile("rerankit", deadline=None)
 settings.load_profile("rerankit")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Conversions and vectors of the tests go to a folder of their own, never into the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("RERANKIT_CACHE", str(folder))
+        yield folder

@@ -20,14 +20,23 @@ def cache_folder(name: str) -> Path:
     The cache is ``$RERANKIT_CACHE``, else the user's cache folder. If it cannot be written, a temporary folder that
     lives as long as the process takes its place, and a warning says so once.
     """
-    folder = _writable_root(os.environ.get("RERANKIT_CACHE", "")) / name
+    folder = _writable(_root()) / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
+def readable_cache_folder(name: str) -> Path:
+    """The folder ``name`` inside the configured cache, which may be missing or read-only (a baked container image)."""
+    return _root() / name
+
+
+def _root() -> Path:
+    configured = os.environ.get("RERANKIT_CACHE", "")
+    return Path(configured).expanduser() if configured else Path(platformdirs.user_cache_dir("rerankit"))
+
+
 @functools.cache
-def _writable_root(configured: str) -> Path:
-    root = Path(configured).expanduser() if configured else Path(platformdirs.user_cache_dir("rerankit"))
+def _writable(root: Path) -> Path:
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=root):
