@@ -13,9 +13,12 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,10 @@ from rerankit.errors import InputError
 from rerankit.evaluation.formats import Qrels, Run, lines, read_jsonl, read_qrels, read_run, text_field
 from rerankit.types import Passage
 
-__all__ = ["Dataset", "Question", "open_dataset"]
+__all__ = ["Corpus", "Dataset", "Question", "open_dataset", "read_corpus"]
+
+Corpus = Callable[[], Iterator[Passage]]
+"""Gives the passages, one at a time, from the start at every call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,7 @@ class Dataset:
     name: str
     questions: Mapping[str, Question]
     qrels: Qrels
-    read_corpus: Callable[[], Iterator[Passage]] = field(repr=False)
+    read_corpus: Corpus = field(repr=False)
     runs: Mapping[str, Run] = field(default_factory=dict, repr=False)
     synthetic: bool = False
     problems: tuple[str, ...] = ()
@@ -70,6 +76,16 @@ class Dataset:
         for passage in self.read_corpus():
             if ids is None or passage.id in ids:
                 yield passage
+
+    def digest(self) -> str:
+        """Changes when anything changes that results depend on: questions, judgements, passages. Reads the corpus."""
+        digest = hashlib.sha256()
+        for question in self.questions.values():
+            digest.update(json.dumps(astuple(question)).encode())
+        digest.update(json.dumps(self.qrels, sort_keys=True).encode())
+        for passage in self.passages():
+            digest.update(json.dumps([passage.id, passage.title, passage.text]).encode())
+        return digest.hexdigest()[:32]
 
     def sample(self, count: int | None) -> Dataset:
         """The same collection with at most ``count`` questions, evenly spread over the file."""
@@ -90,13 +106,14 @@ class Dataset:
         )
 
 
-def open_dataset(source: str | Path, *, split: str = "test", corpus: str | Path | None = None) -> Dataset:
+def open_dataset(source: str | Path, *, split: str = "test", corpus: str | Path | Corpus | None = None) -> Dataset:
     """Open a test collection.
 
     Args:
         source: ``"farm"``, a folder, or a jsonl file of questions.
         split: which ``qrels/<split>.tsv`` of a BEIR folder.
-        corpus: passages (jsonl) for a file of questions, or in place of the folder's own.
+        corpus: passages (jsonl, or a function that reads them) for a file of questions, or in place of the folder's
+            own.
 
     Raises:
         InputError: the layout is not known or a line cannot be read; the message names file, line and id.
@@ -105,16 +122,16 @@ def open_dataset(source: str | Path, *, split: str = "test", corpus: str | Path 
         return _farm()
     path = Path(source).expanduser()
     if path.is_file():
-        return _questions_file(path, corpus)
+        return _questions_file(path, _reader(corpus) if corpus is not None else None)
     if not path.is_dir():
         raise InputError(f"No test collection at {path}: expected 'farm', a folder or a jsonl file of questions")
-    corpus_path = Path(corpus) if corpus is not None else _one_of(path, "corpus.jsonl", "corpus.jsonl.gz")
+    passages = _reader(corpus if corpus is not None else _one_of(path, "corpus.jsonl", "corpus.jsonl.gz"))
     qrels_path = _qrels_path(path, split)
     return _checked(
         path.resolve().name,
         dict(_queries(_one_of(path, "queries.jsonl", "queries.tsv", "topics.tsv"))),
         read_qrels(qrels_path),
-        lambda: _corpus(corpus_path),
+        passages,
         {run.stem: read_run(run) for run in sorted([*path.glob("run*.tsv"), *path.glob("*.run")])},
     )
 
@@ -123,7 +140,7 @@ def _checked(
     name: str,
     questions: dict[str, Question],
     qrels: Qrels,
-    read_corpus: Callable[[], Iterator[Passage]],
+    read_corpus: Corpus,
     runs: Mapping[str, Run],
     *,
     synthetic: bool = False,
@@ -183,7 +200,16 @@ def _qrels_path(folder: Path, split: str) -> Path:
     raise InputError(f"{folder} has no judgements: expected qrels.tsv, qrels.txt, *.qrels or qrels/{split}.tsv")
 
 
-def _corpus(path: Path) -> Iterator[Passage]:
+def _reader(corpus: str | Path | Corpus) -> Corpus:
+    return corpus if callable(corpus) else functools.partial(read_corpus, Path(corpus))
+
+
+def read_corpus(path: Path) -> Iterator[Passage]:
+    """Passages of a jsonl file (``.gz`` too): ``_id`` or ``id``, ``text`` or ``contents``, optionally ``title``.
+
+    Raises:
+        InputError: a line cannot be read; the message names it.
+    """
     for number, row in read_jsonl(path):
         where = f"{path}, line {number}"
         name = text_field(row, ("_id", "id"), where)
@@ -237,9 +263,9 @@ def _texts(row: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _questions_file(path: Path, corpus: str | Path | None) -> Dataset:
+def _questions_file(path: Path, corpus: Corpus | None) -> Dataset:
     if corpus is None:
-        raise InputError(f"{path} holds questions; name their passages too, with corpus=... (--corpus)")
+        raise InputError(f"{path} holds questions; name their passages too: corpus=... (--corpus, or --store)")
     qrels: Qrels = {}
     synthetic = False
     for number, row in read_jsonl(path):
@@ -247,9 +273,7 @@ def _questions_file(path: Path, corpus: str | Path | None) -> Dataset:
         name = text_field(row, ("_id", "id"), where)
         qrels[name] = _relevant(row.get("relevant"), f"{where}, id {name!r}")
         synthetic = synthetic or bool(row.get("synthetic"))
-    corpus_path = Path(corpus)
-    questions = dict(_queries(path))
-    return _checked(path.stem, questions, qrels, lambda: _corpus(corpus_path), {}, synthetic=synthetic)
+    return _checked(path.stem, dict(_queries(path)), qrels, corpus, {}, synthetic=synthetic)
 
 
 def _relevant(value: Any, where: str) -> dict[str, int]:
@@ -267,4 +291,5 @@ def _farm() -> Dataset:
         item.id: Question(item.id, item.text, (item.answer,) if item.answer else (), item.key_facts, item.answerable)
         for item in farm.questions()
     }
-    return Dataset("farm", questions, farm.qrels(), lambda: iter(farm.passages()))
+    qrels = {query: grades for query, grades in farm.qrels().items() if questions[query].answerable}
+    return Dataset("farm", questions, qrels, lambda: iter(farm.passages()))

@@ -18,6 +18,7 @@ from rerankit.evaluation.answers import answer_metrics
 from rerankit.evaluation.candidates import Candidates
 from rerankit.evaluation.datasets import Dataset, Question
 from rerankit.evaluation.formats import write_run
+from rerankit.evaluation.judge import AnswerJudge, Opinion
 from rerankit.evaluation.runfolder import RunFolder, slug
 from rerankit.evaluation.sharing import Memo, share
 from rerankit.rag.answer import Answer, Generator
@@ -58,6 +59,10 @@ class Arm:
         plain = sign and not any(mark in name for mark in "[]:|")
         return cls(name.strip(), spec.strip()) if plain else cls(text.strip(), text.strip())
 
+    def settings(self) -> dict[str, Any]:
+        """Everything that its results depend on."""
+        return {"spec": str(self.reranker), "depth": self.depth, "top_k": self.top_k, "deadline_s": self.deadline_s}
+
 
 def sweep(arms: Iterable[Arm], *, depths: Sequence[int] = (), top_ks: Sequence[int] = ()) -> list[Arm]:
     """Every arm at every depth and context size; ``none`` varies in context size only."""
@@ -83,6 +88,7 @@ class Experiment:
         top_k: passages in a context.
         seed: of the arms' order.
         cache: scores of pointwise families, kept between runs.
+        judges: further metrics of an answer, by name; see ``judge.py``.
     """
 
     dataset: Dataset
@@ -93,6 +99,7 @@ class Experiment:
     top_k: int = 5
     seed: int = 0
     cache: ScoreCache | None = None
+    judges: Mapping[str, AnswerJudge] = field(default_factory=dict)
     memo: Memo = field(default_factory=Memo)
 
     def __post_init__(self) -> None:
@@ -114,6 +121,7 @@ class Experiment:
         """
         rerankers = {arm.name: self._build(arm) for arm in self.arms}
         self.folder.name_arms([arm.name for arm in self.arms])
+        self.folder.keep_settings({arm.name: arm.settings() for arm in self.arms if isinstance(arm.reranker, str)})
         done = {arm.name: self._finished(arm.name) for arm in self.arms}
         advance = progress or (lambda _: None)
         warm = False
@@ -150,7 +158,7 @@ class Experiment:
 
     def _ask(self, question: Question, arms: Sequence[Arm], rerankers: Mapping[str, Reranker]) -> None:
         self.memo.clear()
-        answers: dict[tuple[str, ...], tuple[Answer, float]] = {}
+        answers: dict[tuple[str, ...], dict[str, Any]] = {}
         rng = np.random.default_rng([self.seed, *question.id.encode()])
         for i in rng.permutation(len(arms)):
             arm = arms[i]
@@ -165,7 +173,7 @@ class Experiment:
         question: Question,
         arm: Arm,
         reranker: Reranker,
-        answers: dict[tuple[str, ...], tuple[Answer, float]],
+        answers: dict[tuple[str, ...], dict[str, Any]],
     ) -> dict[str, Any]:
         passages = self.candidates[question.id]
         ranking, seconds = self._rank(question, passages[: arm.depth], arm, reranker)
@@ -199,21 +207,39 @@ class Experiment:
         question: Question,
         ranking: Ranking,
         top_k: int,
-        answers: dict[tuple[str, ...], tuple[Answer, float]],
+        answers: dict[tuple[str, ...], dict[str, Any]],
     ) -> dict[str, Any]:
+        """The answer from one context and what it is worth; equal contexts are answered and judged once."""
         context = pack(ranking.hits, limit=top_k)
-        key = tuple(str(block) for block in context.blocks)
+        key = tuple(f"{block.hit.id}\0{block}" for block in context.blocks)
         if key not in answers:
             started = time.monotonic()
-            answers[key] = generator.generate(question.text, context), time.monotonic() - started
-        answer, seconds = answers[key]
-        grades = self.dataset.qrels.get(question.id, {})
-        return {
-            "context": [block.hit.id for block in context.blocks],
-            "answer": answer.to_dict(),
-            "answer_seconds": seconds,
-            "answer_metrics": answer_metrics(answer, question, grades) if question.answerable else {},
-        }
+            answer = generator.generate(question.text, context)
+            answers[key] = {
+                "context": [block.hit.id for block in context.blocks],
+                "answer": answer.to_dict(),
+                "answer_seconds": time.monotonic() - started,
+                **self._judged(question, answer, [block.text for block in context.blocks]),
+            }
+        return answers[key]
+
+    def _judged(self, question: Question, answer: Answer, context: Sequence[str]) -> dict[str, Any]:
+        if not question.answerable:
+            return {"answer_metrics": {}}
+        metrics = answer_metrics(answer, question, self.dataset.qrels.get(question.id, {}))
+        opinions = {name: self._opinion(judge, question, answer, context) for name, judge in self.judges.items()}
+        values = {name: opinion.value for name, opinion in opinions.items() if opinion.value is not None}
+        found: dict[str, Any] = {"answer_metrics": metrics | values}
+        if opinions:
+            found["judge_spread"] = {name: opinions[name].spread for name in values}
+            found["judge_failures"] = sum(opinion.failures for opinion in opinions.values())
+        return found
+
+    def _opinion(self, judge: AnswerJudge, question: Question, answer: Answer, context: Sequence[str]) -> Opinion:
+        if answer.abstained:
+            return Opinion(0.0)
+        opinion = judge(question.text, answer.text, context, question.answers)
+        return opinion if isinstance(opinion, Opinion) else Opinion(float(opinion))
 
     def _write_runs(self) -> None:
         for arm in self.arms:

@@ -12,7 +12,7 @@ from typing import Any
 from rerankit.errors import InputError, require
 from rerankit.evaluation.formats import Qrels
 
-__all__ = ["DEFAULT_METRICS", "PerQuery", "rank_biased_overlap", "ranking_metrics", "unified_score"]
+__all__ = ["DEFAULT_METRICS", "PerQuery", "check_names", "rank_biased_overlap", "ranking_metrics", "unified_score"]
 
 DEFAULT_METRICS = ("nDCG@10", "RR@10", "AP@100", "P@5", "R@10", "Success@1", "Judged@10")
 
@@ -45,6 +45,18 @@ def ranking_metrics(
     for item in measures.iter_calc(list(parsed.values()), qrels, run):
         values[names[str(item.measure)]][item.query_id] = float(item.value)
     return values
+
+
+def check_names(metrics: Sequence[str]) -> None:
+    """Look at metrics' names before hours are spent on computing them.
+
+    Raises:
+        InputError: one is not known.
+        MissingExtraError: ir_measures is not installed.
+    """
+    measures = require("ir_measures", extra="eval", purpose="Evaluation")
+    for name in metrics:
+        _parse(measures, name)
 
 
 def _parse(measures: Any, name: str) -> Any:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["forest", "pareto", "wins_and_losses"]
 
+BARS = 1000
+"""Steps that a screen can tell apart."""
+
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 COLOURS = {"better": "#009E73", "worse": "#D55E00", "equivalent": "#0072B2", "undecided": "#7F7F7F"}
 
@@ -25,7 +28,8 @@ def forest(verdicts: Mapping[str, Verdict], metric: str) -> str:
         low, high = verdict.interval
         axes.plot([low, high], [row, row], color=COLOURS[verdict.word], linewidth=2.5, solid_capstyle="round")
         axes.plot(verdict.difference, row, "o", color=COLOURS[verdict.word], markersize=7)
-        axes.annotate(f" {verdict.word}", (high, row), va="center", fontsize=9, color=COLOURS[verdict.word])
+        place = {"xytext": (9, 0), "textcoords": "offset points", "va": "center", "fontsize": 10}
+        axes.annotate(verdict.word, (high, row), color=COLOURS[verdict.word], **place)
     axes.axvline(0.0, color="#7F7F7F", linewidth=1, linestyle="--")
     axes.set_yticks(range(len(verdicts)), [_short(arm) for arm, _ in rows])
     axes.set_ylim(-0.7, len(verdicts) - 0.3)
@@ -46,28 +50,45 @@ def pareto(points: Mapping[str, tuple[float, float]], metric: str) -> str:
     for arm, (seconds, quality) in points.items():
         milliseconds = max(seconds * 1000, 1e-3)
         axes.plot(milliseconds, quality, "o", color=COLOURS["better" if arm in best else "undecided"], markersize=7)
-        axes.annotate(_short(arm), (milliseconds, quality), xytext=(6, 5), textcoords="offset points", fontsize=9)
+        axes.annotate(_short(arm), (milliseconds, quality), xytext=(6, 5), textcoords="offset points", fontsize=10)
     line = [(max(points[arm][0] * 1000, 1e-3), points[arm][1]) for arm in best]
     axes.plot([x for x, _ in line], [y for _, y in line], color=COLOURS["better"], linewidth=1, alpha=0.6)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.margins(x=0.2, y=0.15)
     axes.set_xlabel("milliseconds per query, median (logarithmic)")
     axes.set_ylabel(metric)
     return _svg(figure)
 
 
-def wins_and_losses(differences: Sequence[float], metric: str) -> str:
-    """One bar per query, sorted: what the arm won and lost against the first stage."""
+def wins_and_losses(differences: Sequence[float], metric: str, bound: float | None = None) -> str:
+    """One step per query, sorted: what the arm won and lost against the first stage.
+
+    Args:
+        differences: arm minus baseline.
+        metric: its name.
+        bound: largest difference of any picture beside this one, so that they share a scale.
+    """
     figure, axes = _figure(height=2.2)
     values = sorted(differences, reverse=True)
-    colours = [COLOURS["better"] if v > 0 else COLOURS["worse"] if v < 0 else COLOURS["undecided"] for v in values]
-    axes.bar(range(len(values)), values, color=colours, width=1.0)
+    edges, heights = _steps(values)
+    axes.stairs([max(height, 0.0) for height in heights], edges, fill=True, color=COLOURS["better"])
+    axes.stairs([min(height, 0.0) for height in heights], edges, fill=True, color=COLOURS["worse"])
     axes.axhline(0.0, color="#7F7F7F", linewidth=0.8)
+    if bound:
+        axes.set_ylim(-1.05 * bound, 1.05 * bound)
     axes.set_xticks([])
     won, lost = sum(v > 0 for v in values), sum(v < 0 for v in values)
     axes.set_xlabel(f"{won} queries won, {lost} lost, {len(values) - won - lost} unchanged")
     axes.set_ylabel(f"Δ {metric}")
     return _svg(figure)
+
+
+def _steps(values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Edges and heights of at most ``BARS`` steps along sorted values; of several, one is shown."""
+    count = min(len(values), BARS)
+    width = len(values) / max(count, 1)
+    return [i * width for i in range(count + 1)], [values[int((i + 0.5) * width)] for i in range(count)]
 
 
 def _front(points: Mapping[str, tuple[float, float]]) -> list[str]:

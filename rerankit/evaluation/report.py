@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -40,10 +41,10 @@ class Table:
         return f"{value:.1f}" if name.startswith("ms ") else f"{value:.4f}" if name != "LLM calls" else f"{value:.0f}"
 
     def best(self, column: int) -> float | None:
-        """The best value of a metric column (highest), or of a time column (lowest)."""
+        """The best value of a metric column (highest), or of a time column (lowest); None if all are the same."""
         values = [row[column] for row in self.rows.values() if row[column] is not None]
         shown = [value for value in values if value is not None]
-        if not shown or self.columns[column] in ("LLM calls", "cost"):
+        if len(set(shown)) < 2 or self.columns[column] in ("LLM calls", "cost"):
             return None
         return min(shown) if self.columns[column].startswith("ms ") else max(shown)
 
@@ -52,7 +53,7 @@ class Table:
         lines = ["| arm | " + " | ".join(self.columns) + " |", "|---|" + "--:|" * len(self.columns)]
         for arm, row in self.rows.items():
             cells = [self.text(i, value) for i, value in enumerate(row)]
-            lines.append("| " + " | ".join([arm.replace("|", "\\|"), *cells]) + " |")
+            lines.append("| " + " | ".join([_plain(arm), *cells]) + " |")
         return "\n".join(lines)
 
 
@@ -133,25 +134,41 @@ def _facts(results: Results, examples: int) -> dict[str, Any]:
         "synthetic": results.dataset.synthetic,
         "notes": _notes(results),
         "verdicts": verdicts,
-        "columns": shown.columns,
-        "rows": _rows(shown),
+        "groups": _groups(results, shown),
         "footnote": _footnote(results),
         "forest": plots.forest(verdicts, metric) if verdicts else "",
         "pareto": plots.pareto(points, metric) if len(points) > 1 else "",
-        "bars": {n: plots.wins_and_losses(list(results.differences(n, metric).values()), metric) for n in verdicts},
+        "bars": _bars({name: list(results.differences(name, metric).values()) for name in verdicts}, metric),
         "movements": {name: _shown(results, found) for name, found in moves.items() if found},
         "setup": _setup(results),
     }
 
 
-def _rows(shown: Table) -> list[dict[str, Any]]:
-    best = [shown.best(i) for i in range(len(shown.columns))]
+def _bars(differences: Mapping[str, Sequence[float]], metric: str) -> dict[str, str]:
+    bound = max((abs(value) for values in differences.values() for value in values), default=0.0)
+    return {name: plots.wins_and_losses(values, metric, bound) for name, values in differences.items()}
+
+
+def _groups(results: Results, shown: Table) -> list[dict[str, Any]]:
+    """The table cut into ones that fit a page."""
+    ranking = [i for i, name in enumerate(shown.columns) if name in results.metrics]
+    cost = [i for i, name in enumerate(shown.columns) if name in ("unified", "ms p50", "ms p95", "LLM calls", "cost")]
+    answers = [i for i in range(len(shown.columns)) if i not in {*ranking, *cost}]
+    titles = {"The ranking": ranking, "The answer": answers, "Time and cost": cost}
+    return [
+        {"title": title, "columns": [shown.columns[i] for i in chosen], "rows": _rows(shown, chosen)}
+        for title, chosen in titles.items()
+        if chosen
+    ]
+
+
+def _rows(shown: Table, columns: Sequence[int]) -> list[dict[str, Any]]:
+    best = {i: shown.best(i) for i in columns}
     return [
         {
             "arm": arm,
             "cells": [
-                {"text": shown.text(i, value), "best": value is not None and value == best[i]}
-                for i, value in enumerate(row)
+                {"text": shown.text(i, row[i]), "best": row[i] is not None and row[i] == best[i]} for i in columns
             ],
         }
         for arm, row in shown.rows.items()
@@ -166,11 +183,30 @@ def _notes(results: Results) -> list[str]:
             f"{arm} failed on {len(queries)} questions, which are left out for every arm; "
             f"the first, {queries[0]}: {reason}"
         )
+    notes += [f"{arm} failed on every question and is not compared: {reason}" for arm, reason in results.dead.items()]
+    notes += _judge_notes(results)
     for name, result in results.arms.items():
         short = sum(record["status"] != "scored" for record in result.records.values())
         if short:
             notes.append(f"{name} did less than planned on {short} questions (deadline or fallback).")
     return notes
+
+
+def _judge_notes(results: Results) -> list[str]:
+    """How far the judge agreed with itself, and what it did not judge."""
+    records = [record for arm in results.arms.values() for record in arm.records.values()]
+    lost = sum(record.get("judge_failures", 0) for record in records)
+    spreads: dict[str, list[float]] = {}
+    for record in records:
+        for name, spread in record.get("judge_spread", {}).items():
+            spreads.setdefault(name, []).append(spread)
+    notes = [
+        f"{name}: repeated judgements of one answer differ by a standard deviation of {sum(found) / len(found):.3f} on "
+        "average."
+        for name, found in spreads.items()
+        if any(found)
+    ]
+    return notes + [f"{lost} replies of the judge could not be used."] * bool(lost)
 
 
 def _footnote(results: Results) -> str:
@@ -186,8 +222,16 @@ def _setup(results: Results) -> dict[str, str]:
     manifest = results.folder.manifest()
     environment = dict(manifest["environment"])
     packages = environment.pop("packages", {})
-    shown = {**manifest["setup"], **environment, "packages": ", ".join(f"{k} {v}" for k, v in packages.items())}
-    return {name: str(value) for name, value in shown.items()}
+    settings = results.folder.settings()
+    specs = {f"arm {name}": _spec(settings[name]) for name in results.arms if name in settings}
+    versions = ", ".join(f"{name} {version}" for name, version in packages.items())
+    shown = {**specs, **manifest["setup"], **environment, "packages": versions}
+    return {name: str(value) for name, value in shown.items() if value not in (None, "")}
+
+
+def _spec(settings: Mapping[str, Any]) -> str:
+    rest = [f"{name} {value}" for name, value in settings.items() if name != "spec" and value is not None]
+    return ", ".join([str(settings["spec"]), *rest])
 
 
 def _shown(results: Results, moves: Sequence[Movement]) -> list[dict[str, Any]]:
@@ -215,14 +259,14 @@ def _shown(results: Results, moves: Sequence[Movement]) -> list[dict[str, Any]]:
 
 def _markdown(results: Results, facts: Mapping[str, Any]) -> str:
     lines = [
-        f"# Does reranking help on {facts['data']}?",
+        f"# Does reranking help on {_plain(facts['data'])}?",
         "",
         f"{facts['queries']} judged questions, decided by {facts['metric']}."
         + (" **The questions are synthetic.**" if facts["synthetic"] else ""),
         "",
-        *[f"> {note}" for note in facts["notes"]],
+        *[f"> {_plain(note)}\n" for note in facts["notes"]],
         "",
-        *[f"- **{arm}**: {verdict.sentence}" for arm, verdict in facts["verdicts"].items()],
+        *[f"- **{_plain(arm)}**: {verdict.sentence}" for arm, verdict in facts["verdicts"].items()],
         "",
         table(results).markdown(),
         "",
@@ -230,3 +274,8 @@ def _markdown(results: Results, facts: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is: on one line, with its marks escaped."""
+    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", " ".join(str(text).split()))

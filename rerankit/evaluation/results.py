@@ -5,6 +5,7 @@ Works from the run folder and the dataset alone, so that a finished run can be l
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -98,6 +99,7 @@ class Results:
     only: Sequence[str] | None = None
     arms: dict[str, ArmResult] = field(init=False)
     dead: dict[str, str] = field(init=False)
+    _verdicts: dict[str, dict[str, Verdict]] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.folder.manifest()
@@ -118,16 +120,17 @@ class Results:
             if record.get("error"):
                 failures[query] = str(record["error"])
             else:
-                records[query] = record
+                records[query] = _light(record)
         return ArmResult(name, records, failures)
 
     @cached_property
     def judged(self) -> list[str]:
-        """Queries that can be evaluated: judged, and answered by every arm. No arm gains by failing."""
+        """Queries with a relevant passage that every arm answered. No arm gains by failing."""
         return [
             query
             for query in self.dataset.questions
-            if query in self.dataset.qrels and all(query in arm.records for arm in self.arms.values())
+            if max(self.dataset.qrels.get(query, {}).values(), default=0) > 0
+            and all(query in arm.records for arm in self.arms.values())
         ]
 
     @cached_property
@@ -183,9 +186,11 @@ class Results:
     def verdicts(self, metric: str | None = None) -> dict[str, Verdict]:
         """Every arm against the baseline, Holm-corrected over the arms; empty with fewer than two common queries."""
         name = metric or self.metrics[0]
-        differences = {arm: list(self.differences(arm, name).values()) for arm in self.arms if arm != BASELINE}
-        usable = {arm: values for arm, values in differences.items() if len(values) >= 2}
-        return verdicts(usable, margin=self.margin, metric=name, seed=self.seed) if usable else {}
+        if name not in self._verdicts:
+            differences = {arm: list(self.differences(arm, name).values()) for arm in self.arms if arm != BASELINE}
+            usable = {arm: values for arm, values in differences.items() if len(values) >= 2}
+            self._verdicts[name] = verdicts(usable, margin=self.margin, metric=name, seed=self.seed) if usable else {}
+        return self._verdicts[name]
 
     def overlap(self, one: str, two: str) -> float:
         """Mean rank-biased overlap of two arms' orders."""
@@ -214,16 +219,19 @@ class Results:
             raise InputError(f"Query {query!r} has no judged result in every arm of {self.folder.path}")
         ours, base = self.arms[arm].records[query], self.arms[BASELINE].records[query]
         now, before = self._context(ours), self._context(base)
-        gains = self.differences(arm, "key_fact_recall")
         return Movement(
             query,
-            self.differences(arm, self.metrics[0])[query],
+            self._gain(arm, self.metrics[0], query) or 0.0,
             tuple(name for name in now if name not in before),
             tuple(name for name in before if name not in now),
             _text(ours),
             _text(base),
-            gains.get(query),
+            self._gain(arm, "key_fact_recall", query),
         )
+
+    def _gain(self, arm: str, metric: str, query: str) -> float | None:
+        ours, base = self.values[arm].get(metric, {}).get(query), self.values[BASELINE].get(metric, {}).get(query)
+        return None if ours is None or base is None else ours - base
 
     def _context(self, record: Mapping[str, Any]) -> list[str]:
         return list(record.get("context") or record["order"][: self.depth])
@@ -232,6 +240,13 @@ class Results:
 def _text(record: Mapping[str, Any]) -> str:
     answer = record.get("answer")
     return str(answer["text"]) if answer else ""
+
+
+def _light(record: dict[str, Any]) -> dict[str, Any]:
+    """A record in little memory: without its scores, and with one copy of each id for all arms and queries."""
+    kept = {name: value for name, value in record.items() if name != "scores"}
+    kept["order"] = [sys.intern(passage) for passage in record["order"]]
+    return kept
 
 
 def _common(values: dict[str, dict[str, PerQuery]]) -> dict[str, dict[str, PerQuery]]:

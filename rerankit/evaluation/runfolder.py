@@ -5,6 +5,7 @@
     experiment.json        the setup: data, candidates, depth, seed; and where it ran
     candidates.jsonl       per query the candidates' ids and scores, retrieved once
     candidates.npz         their vectors, where the store had some
+    arms/names.json        the arms in their order; settings.json beside it: what they are made of
     arms/<name>.jsonl      per query what the arm did; appended and flushed query by query
     runs/<name>.run        the same orders as TREC runs
 """
@@ -105,6 +106,29 @@ class RunFolder:
         if len({slug(name) for name in merged}) < len(merged):
             raise InputError(f"Two of the arms {merged} would share a file; give them names that differ in letters")
         self._write(self.path / "arms" / "names.json", json.dumps(merged, ensure_ascii=False) + "\n")
+
+    def keep_settings(self, settings: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write down what arms are made of, or check that they are still made of the same.
+
+        Raises:
+            InputError: an arm of this name had other settings; its old results would pass for the new ones.
+        """
+        known = self.settings()
+        for name, now in settings.items():
+            if known.get(name, now) != now:
+                raise InputError(f"The arm {name!r} of {self.path} was {known[name]}, now it is {dict(now)}: give it "
+                                 "another name, or use a new folder")  # fmt: skip
+        text = json.dumps({**known, **settings}, indent=1, ensure_ascii=False) + "\n"
+        self._write(self._settings_path, text)
+
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """What each arm is made of, as far as it was built from a spec."""
+        path = self._settings_path
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+    @property
+    def _settings_path(self) -> Path:
+        return self.path / "arms" / "settings.json"
 
     def records(self, name: str) -> Iterator[dict[str, Any]]:
         """An arm's records, the last one per query.
