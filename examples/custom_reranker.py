@@ -14,7 +14,7 @@ from rerankit.rerankers.call import Call
 
 
 class SameNumbers(PointwiseReranker):
-    """Prefers passages with the question's own numbers; cache, deadlines and long passages come with the base."""
+    """Prefers passages with the question's own numbers; deadlines and long passages come with the base."""
 
     model, scale = "same-numbers", "order"
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
-from rerankit.errors import MissingExtraError, SpecError
+from rerankit.errors import MissingExtraError, RerankitError, SpecError
 
 if TYPE_CHECKING:
     from rerankit.rerankers.base import Reranker
@@ -33,7 +34,7 @@ __all__ = ["Family", "Stage", "families", "load", "option_names", "parse"]
 ENTRY_POINT_GROUP = "rerankit.rerankers"
 
 ALIASES = {
-    "default": "fusion:late-interaction+dense+lexical[method=z-score,weights=1/0.4/0.4]",
+    "default": "fusion:late-interaction+dense+lexical[method=z-score,weights=1/0.6/0.4]",
     "rrf": "fusion:dense+lexical[method=rrf]",
 }
 """Short names for whole stages."""
@@ -92,6 +93,10 @@ def load(spec: str | Reranker = "default", **options: Any) -> Reranker:
         ModelError: the model cannot be loaded.
     """
     if not isinstance(spec, str):
+        from rerankit.rerankers.base import Reranker
+
+        if not isinstance(spec, Reranker):
+            raise SpecError(f"load takes a spec such as 'default', or a reranker; got {type(spec).__name__}")
         if options:
             raise SpecError(f"Options {sorted(options)} cannot be applied to a reranker that is already built")
         return spec
@@ -124,14 +129,21 @@ def families() -> dict[str, Family]:
 
 def option_names(factory: Callable[..., Any]) -> set[str]:
     """The options that a family's class takes: its own and those it passes on to its bases."""
+    return set(_annotations(factory))
+
+
+def _annotations(factory: Callable[..., Any]) -> dict[str, str]:
+    """Per option its annotation, as text."""
     classes = [c for c in inspect.getmro(factory) if c is not object] if inspect.isclass(factory) else [factory]
-    names: set[str] = set()
+    found: dict[str, str] = {}
     for item in classes:
         parameters = inspect.signature(item.__init__ if inspect.isclass(item) else item).parameters
-        names |= {name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        for name, p in parameters.items():
+            if name != "self" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
+                found.setdefault(name, str(p.annotation))
         if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
             break
-    return names - {"self"}
+    return found
 
 
 class _Builder:
@@ -162,20 +174,28 @@ class _Builder:
 
     def _stage(self, stage: Stage, options: Mapping[str, Any]) -> Reranker:
         factory = _resolve(stage.family, self.spec)
-        accepted = option_names(factory)
+        annotations = _annotations(factory)
+        accepted = set(annotations)
         self.known |= accepted
         for name in stage.options:
             if name not in accepted:
                 raise SpecError(f"{stage.family!r} has no option {name!r}{_hint(name, accepted)}, in {self.spec!r}")
         chosen = {name: value for name, value in options.items() if name in accepted}
         self.used |= set(chosen)
-        arguments = {"top_k": stage.top_k, **stage.options, **chosen}
+        written = {name: _as_annotated(value, annotations[name]) for name, value in stage.options.items()}
+        arguments = {"top_k": stage.top_k, **written, **chosen}
         if stage.family == "fusion":
             rest = {name: value for name, value in options.items() if name not in accepted}
             arguments["members"] = self._members(stage, rest)
         else:
             arguments |= self._model(stage, factory, accepted, arguments)
-        result: Reranker = factory(**arguments)
+        try:
+            result: Reranker = factory(**arguments)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, RerankitError):
+                raise
+            shown = {name: value for name, value in arguments.items() if name in (*stage.options, *chosen)}
+            raise SpecError(f"{stage.family!r} cannot be built with {shown}: {error}, in {self.spec!r}") from error
         return result
 
     def _members(self, stage: Stage, options: Mapping[str, Any]) -> list[Reranker]:
@@ -245,9 +265,11 @@ def _parse_stage(text: str) -> Stage:
     top_k = None
     for group in groups:
         if view := re.fullmatch(r":\s*(\d+)", group):
+            if top_k is not None:
+                raise SpecError(f"Two views in one stage, {text!r}; write one [:k]")
             top_k = int(view[1])
         else:
-            options |= _options(group, text)
+            _add_options(options, group, text)
     if top_k == 0:
         raise SpecError(f"A view of 0 hits lets nothing through, in {text!r}")
     return Stage(match["family"], (match["model"] or "").strip(), options, top_k)
@@ -266,32 +288,46 @@ def _brackets(text: str) -> tuple[str, list[str]]:
     return head, groups
 
 
-def _options(group: str, text: str) -> dict[str, Any]:
-    options = {}
+def _add_options(options: dict[str, Any], group: str, text: str) -> None:
     for item in group.split(","):
-        name, sign, value = item.partition("=")
-        if not sign or not name.strip():
+        name, sign, value = (part.strip() for part in item.partition("="))
+        if not sign or not name:
             raise SpecError(f"Cannot read '[{group}]' in {text!r}; write [option=value, ...] or [:k]")
-        options[name.strip()] = _value(value.strip())
-    return options
+        if name in options:
+            raise SpecError(f"The option {name!r} is given twice in {text!r}")
+        options[name] = _value(value)
+
+
+class _Written(str):
+    """An option as it was written; what it means depends on what the option takes."""
+
+    __slots__ = ()
 
 
 def _value(text: str) -> Any:
     words: dict[str, Any] = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    parts = [_number(part) for part in text.split("/")]
-    if any(part is None for part in parts):
-        return text
+    return words.get(text.lower(), _Written(text))
+
+
+def _as_annotated(value: Any, annotation: str) -> Any:
+    """A written value as the option takes it: text where it takes text, else a number or several."""
+    if not isinstance(value, _Written):
+        return value
+    takes_text = re.search(r"\b(str|Path|Literal|Any)\b", annotation) is not None
+    takes_numbers = re.search(r"\b(int|float|Sequence|tuple)\b", annotation) is not None
+    parts = [_number(part) for part in value.split("/")]
+    if (takes_text and not takes_numbers) or any(part is None for part in parts):
+        return str(value)
     return tuple(parts) if len(parts) > 1 else parts[0]
 
 
 def _number(text: str) -> int | float | None:
     for kind in (int, float):
         try:
-            return kind(text)
+            number = kind(text)
         except ValueError:
             continue
+        return number if math.isfinite(number) else None
     return None
 
 

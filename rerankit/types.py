@@ -7,9 +7,9 @@ is its *position* in the input, never its text or id, so duplicates survive.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ Scale: TypeAlias = str
 
 HitStatus = Literal["scored", "cached", "unscored"]
 RankingStatus = Literal["scored", "partial", "fallback"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +55,13 @@ class Passage:
         for name in ("id", "text", "title"):
             if not isinstance(value := getattr(self, name), str):
                 raise InputError(f"Passage.{name} must be a string, got {type(value).__name__}: {value!r:.80}")
+        if not isinstance(self.metadata, Mapping):
+            raise InputError(f"Passage.metadata must be a mapping, got {type(self.metadata).__name__} ({self.id!r})")
         object.__setattr__(self, "metadata", dict(self.metadata))
         if self.score is not None:
-            object.__setattr__(self, "score", float(self.score))
+            object.__setattr__(self, "score", _number(self.score, self.id))
+        if self.embedding is not None:
+            object.__setattr__(self, "embedding", _vector(self.embedding, self.id))
 
     def replace(self, **changes: Any) -> Passage:
         """A copy with some fields changed."""
@@ -78,7 +84,7 @@ class Passage:
         known = {item.name for item in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - known):
             raise InputError(f"Unknown passage field(s) {unknown}; known: {sorted(known)}")
-        return cls(**data)
+        return _built(cls, data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +185,8 @@ class Hit:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Hit:
         """Inverse of :meth:`to_dict`."""
-        spans = tuple(Span(**span) for span in data.get("evidence", ()))
-        return cls(**{**data, "passage": Passage.from_dict(data["passage"]), "evidence": spans})
+        spans = tuple(_built(Span, span) for span in data.get("evidence", ()))
+        return _built(cls, {**data, "passage": Passage.from_dict(data.get("passage", {})), "evidence": spans})
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,13 +267,14 @@ class Ranking(Sequence[Hit]):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Ranking:
         """Inverse of :meth:`to_dict`."""
-        return cls(
-            **{
+        return _built(
+            cls,
+            {
                 **data,
-                "hits": tuple(Hit.from_dict(hit) for hit in data["hits"]),
-                "usage": Usage(**data.get("usage", {})),
+                "hits": tuple(Hit.from_dict(hit) for hit in data.get("hits", ())),
+                "usage": _built(Usage, data.get("usage", {})),
                 "stages": tuple(cls.from_dict(stage) for stage in data.get("stages", ())),
-            }
+            },
         )
 
     def to_trec(self, run_id: str = "rerankit", query_id: str = "1") -> str:
@@ -290,6 +297,28 @@ class Ranking(Sequence[Hit]):
         return "".join(f"{query_id} Q0 {name} {rank} {count - rank + 1} {run_id}\n" for rank, name in enumerate(ids, 1))
 
 
+def _number(value: Any, name: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Passage.score must be a number, got {value!r:.80} (passage {name!r})") from error
+
+
+def _vector(value: Any, name: str) -> NDArray[np.floating]:
+    vector = np.asarray(value)
+    if vector.ndim != 1 or vector.dtype.kind not in "fiu":
+        raise InputError(f"Passage.embedding must be one vector of numbers, got {value!r:.80} (passage {name!r})")
+    return vector if vector.dtype.kind == "f" else vector.astype(np.float32)
+
+
+def _built(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A value from a dictionary that may come from anywhere."""
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise InputError(f"This is no {kind.__name__}: {error}") from error
+
+
 def as_passages(passages: Sequence[Passage | str]) -> list[Passage]:
     """Passages from passages or plain strings; a string's id is its position from 0.
 
@@ -298,6 +327,8 @@ def as_passages(passages: Sequence[Passage | str]) -> list[Passage]:
     """
     if isinstance(passages, (str, bytes)):
         raise InputError("passages must be a sequence of passages or strings, not one string; wrap it in a list")
+    if not isinstance(passages, Iterable):
+        raise InputError(f"passages must be a sequence of passages or strings, got {type(passages).__name__}")
     result = []
     for position, item in enumerate(passages):
         if isinstance(item, Passage):

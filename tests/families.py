@@ -22,6 +22,10 @@ class WordOverlap(PointwiseReranker):
         self.model = f"word-overlap:{model}"
         self.window, self.delay, self.seen = window, delay, []
 
+    @property
+    def fingerprint(self):
+        return self.model
+
     def score_pairs(self, pairs, call):
         self.seen.extend(pairs)
         call.meter.forward_passes += 1

@@ -6,10 +6,10 @@ import pytest
 from families import WordOverlap
 from hypothesis import given
 from hypothesis import strategies as st
-from rerankit.rerankers.compose import Cascade, Fusion
 
 import rerankit.spec
 from rerankit.errors import RerankitError, SpecError
+from rerankit.rerankers.compose import Cascade, Fusion
 from rerankit.spec import Family, Stage, load, option_names, parse
 
 
@@ -27,7 +27,7 @@ def test_the_grammar():
     )
     assert parse("a:http://[::1]:80/v1#m[:3]|b[x=0.5,y=none,z=1/2/.5,w=a/b]") == (
         Stage("a", "http://[::1]:80/v1#m", {}, 3),
-        Stage("b", "", {"x": 0.5, "y": None, "z": (1, 2, 0.5), "w": "a/b"}),
+        Stage("b", "", {"x": "0.5", "y": None, "z": "1/2/.5", "w": "a/b"}),
     )
 
 
@@ -35,7 +35,7 @@ def test_an_alias_takes_options_and_a_view():
     (stage,) = parse("default[k=7][:5]")
     assert stage.family == "fusion"
     assert stage.model == "late-interaction+dense+lexical"
-    assert stage.options == {"method": "z-score", "weights": (1, 0.4, 0.4), "k": 7}
+    assert stage.options == {"method": "z-score", "weights": "1/0.6/0.4", "k": "7"}
     assert stage.top_k == 5
 
 
@@ -81,6 +81,33 @@ def test_options_reach_the_class_and_typos_are_named():
         load("overlap[windw=5]")
     with pytest.raises(SpecError, match="knows the option 'windw'; did you mean 'window'"):
         load("overlap", windw=5)
+
+
+def test_a_value_means_what_its_option_takes():
+    cap = load("cap[key=2024, per=3]")
+    assert (cap.key, cap.per) == ("2024", 3)
+    assert load("fusion:none+none[weights=1/.5, k=30, method=rrf]").weights == (1.0, 0.5)
+    assert load("freshness[half_life_days=7.5]").half_life_days == 7.5
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("none[top_k=1,top_k=2]", "given twice"),
+        ("none[:2][:5]", "Two views"),
+        ("cap[per=many]", "per must be"),
+        ("none[top_k=1e999]", "top_k"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(spec, message):
+    with pytest.raises(RerankitError, match=message):
+        load(spec)
+
+
+@pytest.mark.parametrize("thing", [None, 3, ["dense"]])
+def test_what_is_neither_spec_nor_reranker_is_refused(thing):
+    with pytest.raises(SpecError, match="load takes a spec"):
+        load(thing)
 
 
 @pytest.mark.usefixtures("overlap")

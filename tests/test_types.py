@@ -80,6 +80,22 @@ def test_a_passage_of_the_wrong_type_names_the_field(bad):
         Passage(**bad)
 
 
+@pytest.mark.parametrize(
+    "bad", [{"score": "x"}, {"metadata": "xy"}, {"metadata": None}, {"embedding": "abc"}, {"embedding": [[1.0]]}]
+)
+def test_values_that_cannot_be_used_are_refused(bad):
+    with pytest.raises(InputError, match=r"Passage\.(score|metadata|embedding)"):
+        Passage("1", "t", **bad)
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"query": "q"}, {"query": "q", "hits": [{}], "model": "m", "scale": "s"}, {"x": 1}]
+)
+def test_dictionaries_that_are_no_ranking_are_refused(data):
+    with pytest.raises(InputError):
+        Ranking.from_dict(data)
+
+
 def test_unknown_fields_are_refused():
     with pytest.raises(InputError, match="meatadata"):
         Passage.from_dict({"id": "1", "text": "t", "meatadata": {}})

@@ -19,11 +19,10 @@ import contextvars
 import copy
 import functools
 import logging
-import threading
+import operator
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, TypedDict
 
@@ -32,8 +31,9 @@ import numpy as np
 from rerankit.errors import InputError, ModelError
 from rerankit.rerankers.call import Call, Request, Scored, split_usage
 from rerankit.rerankers.prepare import Prepared, prepare
-from rerankit.rerankers.results import build_ranking, fallback_ranking, non_finite, validate
+from rerankit.rerankers.results import build_ranking, fallback_ranking, non_finite, validated
 from rerankit.rerankers.tracing import rerank_span
+from rerankit.rerankers.worker import Worker
 from rerankit.types import Passage, Ranking
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ class Reranker(ABC):
         self.top_k = _checked_top_k(top_k)
         self.on_error: OnError = on_error
         self._calibrator_source = calibrator
-        self._worker: ThreadPoolExecutor | None = None
-        self._start_lock = threading.Lock()
+        self._worker = Worker()
 
     @abstractmethod
     def score_lists(self, requests: Sequence[Request], call: Call) -> Sequence[Scored]:
@@ -174,14 +173,15 @@ class Reranker(ABC):
         deadline = _deadline(deadline_s)
         context = contextvars.copy_context()
         job = functools.partial(context.run, self._rank_until, requests, top_k, deadline)
-        return await asyncio.wrap_future(self._executor().submit(job))
+        return await asyncio.wrap_future(self._worker.submit(job))
 
     def __getitem__(self, view: slice) -> Self:
-        """``reranker[:10]``: the same reranker, returning ten hits unless told otherwise."""
+        """``reranker[:10]``: the same reranker and model, returning ten hits (or its fewer) unless told otherwise."""
         if not isinstance(view, slice) or view.start not in (None, 0) or view.step not in (None, 1):
             raise InputError(f"A reranker is sliced from the front, reranker[:k]; got {view!r}")
         other = copy.copy(self)
-        other.top_k = _checked_top_k(view.stop)
+        asked = _checked_top_k(view.stop)
+        other.top_k = min((k for k in (self.top_k, asked) if k is not None), default=None)
         return other
 
     def __or__(self, other: Reranker) -> Cascade:
@@ -193,10 +193,8 @@ class Reranker(ABC):
         return Cascade([self, other])
 
     def close(self) -> None:
-        """Stop the worker thread and free the model; the reranker is not used after that."""
-        if self._worker is not None:
-            self._worker.shutdown(wait=True, cancel_futures=True)
-            self._worker = None
+        """Stop the worker thread and free the model; the reranker and its views are not used after that."""
+        self._worker.close()
 
     def __enter__(self) -> Self:
         return self
@@ -217,7 +215,9 @@ class Reranker(ABC):
         self, requests: Sequence[tuple[str, Candidates]], view: int | None, deadline: float | None
     ) -> list[Ranking]:
         started = time.monotonic()
-        prepared = [prepare(query, passages, by_text=self.by_text) for query, passages in requests]
+        _ = self.calibrator  # one that does not fit is a mistake in the set-up: say so before the model works
+        checked = _checked_requests(requests)
+        prepared = [prepare(query, passages, by_text=self.by_text) for query, passages in checked]
         with rerank_span(self.model, [item.query for item in prepared], view) as record:
             call = Call(deadline=deadline)
             outcomes = self._judge([item.request for item in prepared], call)
@@ -232,6 +232,7 @@ class Reranker(ABC):
 
     def _ranking(self, item: Prepared, outcome: Scored | Exception) -> Ranking:
         if isinstance(outcome, Exception):
+            logger.warning("%s failed, keeping the input order: %s", self.model, outcome)
             return fallback_ranking(item, self.model, self.scale, outcome)
         return build_ranking(item, outcome, self.model, self.scale, self.calibrator)
 
@@ -246,7 +247,6 @@ class Reranker(ABC):
         except Exception as error:  # whatever a model or an endpoint throws, keep_order promises an answer
             if self.on_error == "raise":
                 raise
-            logger.warning("%s failed, keeping the input order: %s", self.model, error)
             alone = [[requests[i]] for i in busy] if len(busy) > 1 else []
             results = [self._attempt_alone(one, call) for one in alone] or [error]
         for i, result in zip(busy, results, strict=True):
@@ -284,26 +284,30 @@ class Reranker(ABC):
         results = list(self.score_lists(requests, call))
         if len(results) != len(requests):
             raise ModelError(f"{self.model} answered {len(results)} lists when asked for {len(requests)}")
-        for request, result in zip(requests, results, strict=True):
-            validate(result, len(request.passages), self.model)
-        return results
-
-    def _executor(self) -> ThreadPoolExecutor:
-        with self._start_lock:
-            if self._worker is None:
-                self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rerankit")
-            return self._worker
+        return [
+            validated(result, len(request.passages), self.model)
+            for request, result in zip(requests, results, strict=True)
+        ]
 
 
 def _checked_top_k(top_k: int | None) -> int | None:
-    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+    if top_k is None:
+        return None
+    if isinstance(top_k, bool) or not hasattr(top_k, "__index__") or (number := operator.index(top_k)) < 1:
         raise InputError(f"top_k must be a positive whole number or None, got {top_k!r}")
-    return top_k
+    return number
 
 
 def _deadline(deadline_s: float | None) -> float | None:
     if deadline_s is None:
         return None
-    if not deadline_s > 0:
+    if not isinstance(deadline_s, (int, float, np.number)) or not deadline_s > 0:
         raise InputError(f"deadline_s must be a positive number of seconds, got {deadline_s!r}")
-    return time.monotonic() + deadline_s
+    return time.monotonic() + float(deadline_s)
+
+
+def _checked_requests(requests: Sequence[tuple[str, Candidates]]) -> list[tuple[str, Candidates]]:
+    try:
+        return [(query, passages) for query, passages in requests]
+    except (TypeError, ValueError) as error:
+        raise InputError("rank_many takes a list of (query, passages) pairs") from error

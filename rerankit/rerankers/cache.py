@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,9 +13,9 @@ _SCHEMA = "CREATE TABLE IF NOT EXISTS scores (id INTEGER PRIMARY KEY, key BLOB N
 _BATCH = 500  # below every sqlite build's limit on bound variables
 
 
-def score_key(fingerprint: str, query: str, title: str, text: str) -> bytes:
-    """The identity of one score: everything it depends on."""
-    return content_key(fingerprint, query, title, text)
+def score_key(fingerprint: str, query: str, title: str, text: str, vector: str = "") -> bytes:
+    """The identity of one score: everything it depends on. ``vector`` is for families that read stored vectors."""
+    return content_key(fingerprint, query, title, text, vector)
 
 
 class ScoreCache:
@@ -44,13 +45,13 @@ class ScoreCache:
             part = keys[start : start + _BATCH]
             marks = ",".join("?" * len(part))
             found.update(self._file.run(f"SELECT key, score FROM scores WHERE key IN ({marks})", part))  # noqa: S608 (marks only)
-        return found
+        return {key: score for key, score in found.items() if isinstance(score, float) and math.isfinite(score)}
 
     def put_many(self, scores: Mapping[bytes, float]) -> None:
-        """Remember scores; existing entries are kept."""
+        """Remember scores; a known one is replaced."""
         if not scores:
             return
-        self._file.run("INSERT OR IGNORE INTO scores (key, score) VALUES (?, ?)", list(scores.items()), many=True)
+        self._file.run("INSERT OR REPLACE INTO scores (key, score) VALUES (?, ?)", list(scores.items()), many=True)
         self._file.run("DELETE FROM scores WHERE id <= (SELECT max(id) FROM scores) - ?", (self.max_entries,))
 
     def __len__(self) -> int:

@@ -7,12 +7,13 @@ deadline leaves the best order so far.
 from __future__ import annotations
 
 import functools
+import hashlib
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,9 @@ class PointwiseOptions(RerankerOptions, total=False):
 class PointwiseReranker(Reranker):
     """Base of the pointwise families; see the module's text. Implement ``score_pairs`` and ``fingerprint``."""
 
+    reads_vectors: ClassVar[bool] = False
+    """A score may depend on ``Passage.embedding``."""
+
     def __init__(
         self,
         *,
@@ -60,6 +64,11 @@ class PointwiseReranker(Reranker):
             raise InputError(f"long_passages is 'max' or 'top2-mean', got {long_passages!r}")
         if max_windows < 1:
             raise InputError(f"max_windows must be at least 1, got {max_windows}")
+        if cache and type(self).fingerprint is Reranker.fingerprint:
+            raise InputError(
+                f"{type(self).__name__} has no fingerprint of its own, so a score cache could mix it up with others. "
+                "Override the property: name the model, its revision and every option that a score depends on."
+            )
         self.long_passages, self.max_windows = long_passages, max_windows
         self.cache = cache if isinstance(cache, ScoreCache) else _cache(cache)
 
@@ -86,7 +95,7 @@ class PointwiseReranker(Reranker):
         fingerprint = self.fingerprint
         jobs = [
             [
-                _Job(request.query, passage, self.windows(request.query, passage), fingerprint)
+                _Job(request.query, passage, self.windows(request.query, passage), fingerprint, self.reads_vectors)
                 for passage in request.passages
             ]
             for request in requests
@@ -140,6 +149,7 @@ class _Job:
     passage: Passage
     windows: Windows
     fingerprint: str
+    reads_vectors: bool
 
     @functools.cached_property
     def pairs(self) -> list[Pair]:
@@ -154,7 +164,15 @@ class _Job:
 
     @functools.cached_property
     def keys(self) -> list[bytes]:
-        return [score_key(self.fingerprint, query, part.title, part.text) for query, part in self.pairs]
+        return [
+            score_key(self.fingerprint, query, part.title, part.text, self._vector(part)) for query, part in self.pairs
+        ]
+
+    def _vector(self, part: Passage) -> str:
+        """What a stored vector adds to the identity of a pair, for families that read it."""
+        if not self.reads_vectors or part.embedding is None:
+            return ""
+        return f"{part.embedding_model}:{hashlib.sha256(part.embedding.tobytes()).hexdigest()}"
 
 
 class _Book:

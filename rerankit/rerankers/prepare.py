@@ -22,6 +22,11 @@ def clean(text: str) -> str:
     return _CONTROL.sub(" ", _SURROGATE.sub("\ufffd", text))
 
 
+def is_blank(text: str) -> bool:
+    """Whether nothing in ``text`` would be seen: white space, control and zero-width characters at most."""
+    return not any(character.isprintable() and not character.isspace() for character in text)
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A checked request.
@@ -52,7 +57,8 @@ def prepare(query: str, passages: Sequence[Passage | str], *, by_text: bool) -> 
     """
     if not isinstance(query, str):
         raise InputError(f"The query must be a string, got {type(query).__name__}")
-    if not (cleaned := clean(query).strip()):
+    cleaned = clean(query).strip()
+    if is_blank(cleaned):
         raise InputError("The query is empty: there is nothing to rank by")
     candidates = as_passages(passages)
     unique: dict[tuple[str, str], int] = {}
@@ -60,7 +66,7 @@ def prepare(query: str, passages: Sequence[Passage | str], *, by_text: bool) -> 
     source = []
     for passage in candidates:
         key = clean(passage.title), clean(passage.text)
-        if not key[1].strip():
+        if is_blank(key[1]):
             source.append(EMPTY)
             continue
         if key not in unique or not by_text:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from rerankit.errors import ModelError
 from rerankit.rerankers.call import Scored
 from rerankit.rerankers.prepare import EMPTY, Prepared
-from rerankit.types import Hit, HitStatus, Ranking, RankingStatus
+from rerankit.types import Hit, HitStatus, Ranking, RankingStatus, Span
 
 
 class Probabilities(Protocol):
@@ -21,18 +22,43 @@ class Probabilities(Protocol):
         """Calibrated probabilities of raw scores, same shape."""
 
 
-def validate(result: Scored, count: int, model: str) -> None:
-    """Refuse a verdict that does not cover exactly ``count`` passages.
+def validated(result: Scored, count: int, model: str) -> Scored:
+    """The verdict with its fields as arrays, if it covers exactly ``count`` passages.
 
     Raises:
-        ModelError: an array has the wrong length, or the order is not a permutation.
+        ModelError: a field has the wrong shape or type, or the order is not a permutation.
     """
-    for name in ("scores", "scored", "cached", "truncated", "probabilities", "evidence"):
-        value = getattr(result, name)
-        if value is not None and len(value) != count:
-            raise ModelError(f"{model} returned {len(value)} {name} for {count} passages")
-    if result.order is not None and sorted(result.order.tolist()) != list(range(count)):
+    arrays: dict[str, Any] = {}
+    for name, dtype in _FIELDS.items():
+        if (value := getattr(result, name)) is None:
+            continue
+        try:
+            arrays[name] = np.asarray(value).astype(dtype, casting="same_kind")
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"{model} returned {name} of the wrong type: {value!r:.80}") from error
+        if arrays[name].shape != (count,):
+            raise ModelError(f"{model} returned {name} of shape {arrays[name].shape} for {count} passages")
+    if "order" in arrays and sorted(arrays["order"].tolist()) != list(range(count)):
         raise ModelError(f"{model} returned an order that is not a permutation of its {count} passages")
+    if result.evidence is not None and not _is_evidence(result.evidence, count):
+        raise ModelError(f"{model} returned evidence that is not one tuple of spans for each of {count} passages")
+    return dataclasses.replace(result, **arrays)
+
+
+_FIELDS = {
+    "scores": np.float64,
+    "scored": np.bool_,
+    "order": np.int64,
+    "cached": np.bool_,
+    "truncated": np.int64,
+    "probabilities": np.float64,
+}
+
+
+def _is_evidence(evidence: Any, count: int) -> bool:
+    if len(evidence) != count or not all(isinstance(spans, (tuple, list)) for spans in evidence):
+        return False
+    return all(isinstance(span, Span) for spans in evidence for span in spans)
 
 
 def non_finite(result: Scored) -> int | None:
@@ -77,7 +103,7 @@ def fallback_ranking(item: Prepared, model: str, scale: str, error: Exception) -
 
 
 def _mask(result: Scored) -> NDArray[np.bool_]:
-    return np.ones(len(result.scores), bool) if result.scored is None else np.asarray(result.scored, bool)
+    return np.ones(len(result.scores), bool) if result.scored is None else result.scored
 
 
 def _places(result: Scored) -> Sequence[int]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rerankit.rerankers.cache import ScoreCache, score_key
 
-parts = st.tuples(*[st.text(max_size=4)] * 4)
+parts = st.tuples(*[st.text(max_size=4)] * 5)
 
 
 @given(parts, parts)
@@ -19,14 +19,21 @@ def test_two_keys_are_equal_only_if_every_part_is(one, two):
     assert (score_key(*one) == score_key(*two)) == (one == two)
 
 
-def test_scores_are_found_again_and_the_first_one_stays(tmp_path):
+def test_scores_are_found_again(tmp_path):
     cache = ScoreCache(tmp_path / "deep" / "c.sqlite")
     keys = [score_key("m", "q", "", str(i)) for i in range(1200)]
     cache.put_many({key: i / 7 for i, key in enumerate(keys)})
-    cache.put_many({keys[0]: 99.0})
     cache.close()
     found = ScoreCache(tmp_path / "deep" / "c.sqlite").get_many([*keys, b"unknown"])
     assert found == {key: i / 7 for i, key in enumerate(keys)}
+
+
+def test_a_useless_entry_is_replaced(tmp_path):
+    cache = ScoreCache(tmp_path / "c.sqlite")
+    cache.put_many({b"a": float("inf"), b"b": 1.0})
+    assert cache.get_many([b"a", b"b"]) == {b"b": 1.0}
+    cache.put_many({b"a": 2.0})
+    assert cache.get_many([b"a"]) == {b"a": 2.0}
 
 
 def test_the_oldest_entries_go_first(tmp_path):

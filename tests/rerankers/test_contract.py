@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import pickle
 import threading
 import time
 
@@ -14,9 +15,10 @@ from families import Broken, WordOverlap
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerankit.errors import InputError, ModelError
+from rerankit.errors import InputError, ModelError, RerankitError
 from rerankit.models.meter import Meter
 from rerankit.rerankers.call import Scored, split_usage
+from rerankit.rerankers.pairs import PointwiseReranker
 from rerankit.types import Passage, Span
 
 words = st.sampled_from(["wheat", "rust", "sheep", "rain", "", " ", "\ud800", "\x00"])
@@ -110,6 +112,9 @@ def test_slicing_sets_the_view_of_a_copy():
     assert (reranker.top_k, short.top_k) == (None, 2)
     assert len(short.rank("wheat", ["a", "b", "c"])) == 2
     assert len(short.rank("wheat", ["a", "b", "c"], top_k=3)) == 3
+    assert reranker[:2][:5].top_k == 2
+    assert reranker[:5][:2].top_k == 2
+    assert len(reranker.rank("wheat", ["a", "b", "c"], top_k=np.int64(2))) == 2
     for wrong in (slice(1, 3), slice(None, None, 2), slice(None, 0)):
         with pytest.raises(InputError):
             reranker[wrong]
@@ -139,11 +144,94 @@ def test_scores_that_stay_non_finite_are_refused_by_name(value):
         Scored(np.zeros(2), order=np.array([0, 0])),
         Scored(np.zeros(2), order=np.array([0])),
         Scored(np.zeros(2), evidence=[()]),
+        Scored(np.zeros(2), evidence=[None, None]),
+        Scored(np.zeros((2, 1))),
+        Scored(np.array(["a", "b"])),
+        Scored(np.zeros(2), order=np.array([0.0, 1.5])),
     ],
 )
 def test_a_verdict_that_does_not_fit_the_list_is_refused(answer):
     with pytest.raises(ModelError):
         Broken(lambda request, call: answer).rank("q", ["a", "b"])
+
+
+def test_lists_are_as_good_as_arrays():
+    answer = Scored([1.0, 2.0], scored=[True, True], order=[1, 0])
+    assert ids(Broken(lambda request, call: answer).rank("q", ["a", "b"])) == ["1", "0"]
+
+
+def test_a_verdict_that_does_not_fit_keeps_the_order_if_asked():
+    answer = Scored(np.zeros(2), evidence=[None, None])
+    ranking = Broken(lambda request, call: answer, on_error="keep_order").rank("q", ["a", "b"])
+    assert (ranking.status, ids(ranking)) == ("fallback", ["0", "1"])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda r: r.rank("q", None),
+        lambda r: r.rank("q", 5),
+        lambda r: r.rank_many(None),
+        lambda r: r.rank_many([("q",)]),
+        lambda r: r.rank_many({"q": ["a"]}),
+        lambda r: r.rank("q", ["a"], deadline_s="1"),
+        lambda r: r.rank("q", ["a"], top_k="1"),
+        lambda r: r.rank("\u200b", ["a"]),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_input_errors(call):
+    with pytest.raises(InputError):
+        call(WordOverlap())
+
+
+def test_a_calibrator_that_cannot_be_read_is_named_before_the_model_works(tmp_path):
+    reranker = WordOverlap(calibrator=tmp_path / "missing.json", on_error="keep_order")
+    with pytest.raises(RerankitError, match=r"missing\.json"):
+        reranker.rank("wheat", ["wheat"])
+    assert reranker.seen == []
+
+
+def test_a_cache_needs_a_fingerprint(tmp_path):
+    class Nameless(PointwiseReranker):
+        model, scale = "mine", "logit"
+
+        def score_pairs(self, pairs, call):
+            return np.zeros(len(pairs))
+
+    assert len(Nameless().rank("q", ["a"])) == 1
+    with pytest.raises(InputError, match="fingerprint"):
+        Nameless(cache=tmp_path / "c.sqlite")
+
+
+def test_a_family_that_reads_vectors_tells_equal_texts_apart(tmp_path):
+    class FirstNumber(WordOverlap):
+        by_text, reads_vectors = False, True
+
+        def score_pairs(self, pairs, call):
+            return np.array([float(passage.embedding[0]) for _, passage in pairs])
+
+    passages = [Passage("a", "same", embedding=[1.0]), Passage("b", "same", embedding=[2.0])]
+    reranker = FirstNumber(cache=tmp_path / "c.sqlite")
+    assert ids(reranker.rank("q", passages)) == ["b", "a"]
+    assert [hit.score for hit in reranker.rank("q", passages[:1])] == [1.0]
+
+
+async def test_views_share_one_worker_and_closing_leaves_no_thread():
+    before = threading.active_count()
+    reranker = WordOverlap()
+    views = [reranker, reranker[:1], reranker[:2]]
+    await asyncio.gather(*(view.arank("wheat", ["wheat", "rust"]) for view in views))
+    assert threading.active_count() == before + 1
+    views[1].close()
+    assert threading.active_count() == before
+    assert len(await reranker.arank("wheat", ["wheat"])) == 1
+    reranker.close()
+
+
+def test_a_reranker_can_be_copied_and_pickled():
+    reranker = WordOverlap(top_k=1)
+    for other in (copy.deepcopy(reranker), pickle.loads(pickle.dumps(reranker))):
+        assert ids(other.rank("wheat", ["rust", "wheat"])) == ["1"]
 
 
 def test_keep_order_returns_the_input_with_the_reason():
