@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+import rerankit.spec
 from rerankit.cli.app import app
 from rerankit.errors import InputError
 from rerankit.evaluation.arms import read_arms
@@ -109,6 +110,12 @@ class TestCompare:
         assert "The arm 'a'" in compare(data, tmp_path / "out", "--arm", "a=none").stderr
         (data / "qrels.tsv").write_text("wheat\twheat-0\t1\nrye\trye-0\t1\n")
         assert "['data_sha256'] differ" in compare(data, tmp_path / "out", "--arm", "a=lexical").stderr
+
+    def test_an_alias_that_changed_its_meaning_is_noticed(self, data, tmp_path, monkeypatch):
+        monkeypatch.setitem(rerankit.spec.ALIASES, "words", "lexical[k1=0.9]")
+        assert compare(data, tmp_path / "out", "--arm", "words").exit_code == 0
+        monkeypatch.setitem(rerankit.spec.ALIASES, "words", "lexical[k1=1.2]")
+        assert "The arm 'words'" in compare(data, tmp_path / "out", "--arm", "words").stderr
 
     def test_depths_and_context_sizes(self, data, tmp_path):
         result = compare(data, tmp_path / "out", "--arm", "lexical", "--depths", "1,2", "--json")

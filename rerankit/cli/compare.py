@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -95,13 +96,7 @@ def compare(
         summary, files = _run(plan, chosen, out, metrics or [], margin, cache)
         gates = bars.check(summary, [arm.name for arm in chosen], margin, seed)
         if as_json:
-            emit(
-                {
-                    **summary,
-                    **files,
-                    "gates": [{"arm": g.arm, "passed": g.passed, "sentence": g.sentence} for g in gates],
-                }
-            )
+            emit({**summary, **files, "gates": [dataclasses.asdict(gate) for gate in gates]})
         else:
             from rerankit.cli.show_comparison import show_comparison
 

@@ -60,7 +60,7 @@ class Arm:
         return cls(name.strip(), spec.strip()) if plain else cls(text.strip(), text.strip())
 
     def settings(self) -> dict[str, Any]:
-        """Everything that its results depend on."""
+        """What it was asked to be."""
         return {"spec": str(self.reranker), "depth": self.depth, "top_k": self.top_k, "deadline_s": self.deadline_s}
 
 
@@ -121,7 +121,14 @@ class Experiment:
         """
         rerankers = {arm.name: self._build(arm) for arm in self.arms}
         self.folder.name_arms([arm.name for arm in self.arms])
-        self.folder.keep_settings({arm.name: arm.settings() for arm in self.arms if isinstance(arm.reranker, str)})
+        self.folder.keep_settings(
+            {
+                # The fingerprint too, since an alias or a model may change its meaning between two runs.
+                arm.name: {**arm.settings(), "fingerprint": rerankers[arm.name].fingerprint}
+                for arm in self.arms
+                if isinstance(arm.reranker, str)
+            }
+        )
         done = {arm.name: self._finished(arm.name) for arm in self.arms}
         advance = progress or (lambda _: None)
         warm = False

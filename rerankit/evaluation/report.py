@@ -230,8 +230,9 @@ def _setup(results: Results) -> dict[str, str]:
 
 
 def _spec(settings: Mapping[str, Any]) -> str:
-    rest = [f"{name} {value}" for name, value in settings.items() if name != "spec" and value is not None]
-    return ", ".join([str(settings["spec"]), *rest])
+    own = {name: value for name, value in settings.items() if name not in ("spec", "fingerprint")}
+    rest = [f"{name} {value}" for name, value in own.items() if value is not None]
+    return f"{', '.join([str(settings['spec']), *rest])} ({settings['fingerprint']})"
 
 
 def _shown(results: Results, moves: Sequence[Movement]) -> list[dict[str, Any]]:
