@@ -14,12 +14,16 @@ information of the whole K-wise vote, a Bayesian D-optimal design: Chaloner and 
 from __future__ import annotations
 
 import json
+import logging
+import operator
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
 from math import comb
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +32,8 @@ from rerankit.errors import InputError, StoreError
 from rerankit.evaluation.ratings import MOST_SHOWN, Ratings, Vote, design, fit_ratings
 
 __all__ = ["Arena", "Ballot", "expected_information", "next_match"]
+
+logger = logging.getLogger(__name__)
 
 _MOST_MATCHES = 2000  # beyond so many possible match-ups a random sample of them is weighed
 
@@ -111,9 +117,7 @@ class Arena:
             InputError: the order does not fit the ballot.
             StoreError: the vote cannot be written.
         """
-        if any(not 0 <= position < len(ballot.arms) for group in order for position in group):
-            raise InputError(f"The ballot has positions 0 to {len(ballot.arms) - 1}, got {[list(g) for g in order]}")
-        vote = Vote(ballot.arms, tuple(tuple(ballot.arms[position] for position in group) for group in order))
+        vote = Vote(ballot.arms, _named(order, ballot.arms))
         with self._lock:
             if self.path is not None:
                 _append(self.path, vote)
@@ -184,12 +188,39 @@ def expected_information(ratings: Ratings, matches: Sequence[Sequence[str]]) -> 
     return np.asarray(0.5 * np.linalg.slogdet(inner)[1])
 
 
-def _read(path: Path) -> list[Vote]:
+def _named(order: Sequence[Sequence[int]], arms: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The arms at the positions of ``order``."""
     try:
-        lines = path.read_bytes().splitlines()
+        positions = [[operator.index(position) for position in group] for group in order]
+    except TypeError as error:
+        raise InputError(
+            f"A vote is a list of lists of positions, best first, like [[1], [0]]; got {order!r}"
+        ) from error
+    if any(not 0 <= position < len(arms) for group in positions for position in group):
+        raise InputError(f"The ballot has positions 0 to {len(arms) - 1}, got {positions}")
+    return tuple(tuple(arms[position] for position in group) for group in positions)
+
+
+def _read(path: Path) -> list[Vote]:
+    """The votes of a file, without those that were never acknowledged: their writer died in the middle of the line.
+
+    Such a line stands at the very end, without a line break, or before the empty line that :func:`_append` leaves.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise StoreError(f"The votes in {path} cannot be read: {error}") from error
-    return [_parse(line, f"Line {number} of {path}") for number, line in enumerate(lines, 1)]
+    votes = []
+    for number, line in enumerate(lines, 1):
+        where, following = f"Line {number} of {path}", lines[number : number + 2]
+        torn = not following or (len(following) == 2 and not following[0].strip())
+        try:
+            votes.extend([_parse(line, where)] if line.strip() else [])
+        except StoreError:
+            if not torn:
+                raise
+            logger.warning("%s is half a vote that was never recorded; it is left out", where)
+    return votes
 
 
 def _parse(line: bytes, where: str) -> Vote:
@@ -200,10 +231,18 @@ def _parse(line: bytes, where: str) -> Vote:
         raise StoreError(f"{where} is no vote ({error}): mend or remove the line") from error
 
 
+def _is_torn(file: BinaryIO) -> bool:
+    """Whether the last line has no end."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    return file.read(1) not in (b"", b"\n")
+
+
 def _append(path: Path, vote: Vote) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"shown": vote.shown, "order": vote.order}) + "\n")
+        with path.open("ab+") as file:
+            line = json.dumps({"shown": vote.shown, "order": vote.order}) + "\n"
+            file.write((b"\n\n" if _is_torn(file) else b"") + line.encode())
     except OSError as error:
         raise StoreError(f"The vote cannot be written to {path}: {error}") from error

@@ -16,9 +16,15 @@ __all__ = ["assign", "bucket", "check_weights", "unit_seed"]
 
 
 def unit_seed(*parts: str) -> int:
-    """A 64-bit number from strings, evenly spread; each part is length-prefixed, so that no two lists collide."""
+    """A 64-bit number from strings, evenly spread; each part is length-prefixed, so that no two lists collide.
+
+    Raises:
+        InputError: a part is not a string.
+    """
     digest = hashlib.sha256()
     for part in parts:
+        if not isinstance(part, str):
+            raise InputError(f"Units, experiments and salts are strings, got {part!r:.80}; write str(...) around it")
         data = part.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little") + data)
     return int.from_bytes(digest.digest()[:8], "little")
@@ -42,7 +48,7 @@ def assign(unit: str, weights: Mapping[str, float], *, experiment: str, salt: st
         salt: secret or version that makes the assignment unpredictable from outside.
 
     Raises:
-        InputError: the weights are not usable.
+        InputError: the weights are not usable, or a name is not a string.
     """
     shares = check_weights(weights)
     point, edge = bucket(unit, experiment=experiment, salt=salt), 0.0

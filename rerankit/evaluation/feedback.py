@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import os
 import sqlite3
 import threading
@@ -17,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rerankit.errors import InputError, StoreError
 
-__all__ = ["FeedbackLog", "Impression", "UnitReward"]
+__all__ = ["FeedbackLog", "Impression", "UnitReward", "check_window"]
 
 _VERSION = 1
 _SCHEMA = """
@@ -119,7 +122,12 @@ class FeedbackLog:
 
         Returns:
             The impression's id, for its events.
+
+        Raises:
+            InputError: a name, text or id is no string that can be stored, or ``at`` is not finite.
         """
+        if isinstance(ids, str) or not all(isinstance(name, str) for name in (*ids, *credit)):
+            raise InputError(f"ids and credit are lists of strings, got {ids!r:.80} and {credit!r:.80}")
         if credit and len(credit) != len(ids):
             raise InputError(f"credit names one arm per shown passage: got {len(credit)} for {len(ids)} passages")
         values = (experiment, unit, arm, _time(at), query, json.dumps(list(ids)), json.dumps(list(credit)), swapped)
@@ -150,15 +158,24 @@ class FeedbackLog:
         Args:
             experiment: its name.
             kind: ``click`` (1 if any position was clicked), ``thumb``, or a kind given to :meth:`measure`.
-            window_s: seconds.
+            window_s: seconds, more than 0.
             missing: what an impression without such an event counts; None leaves it out of the unit's mean.
             now: seconds since the epoch.
+
+        Raises:
+            InputError: the window or ``now`` is not a usable number.
         """
+        check_window(window_s)
         values = {"experiment": experiment, "kind": kind, "window": window_s, "missing": missing, "now": _time(now)}
         return [UnitReward(*row) for row in self._run(_REWARDS, values)]
 
     def impressions(self, experiment: str, *, window_s: float, now: float | None = None) -> Iterator[Impression]:
-        """Impressions whose click window is over, in order of time, with what was clicked in it."""
+        """Impressions whose click window is over, in order of time, with what was clicked in it.
+
+        Raises:
+            InputError: the window or ``now`` is not a usable number.
+        """
+        check_window(window_s)
         for row in self._run(_CLICKS, {"experiment": experiment, "window": window_s, "now": _time(now)}):
             number, unit, arm, at, query, shown, credit, swapped, clicked = row
             lists = tuple(json.loads(shown)), tuple(json.loads(credit)), swapped, tuple(sorted(json.loads(clicked)))
@@ -180,12 +197,16 @@ class FeedbackLog:
     def _event(
         self, impression: int, kind: str, position: int, value: float, at: float | None, *, keep_first: bool = False
     ) -> None:
-        if not math.isfinite(value) or position < 0:
-            raise InputError(f"An event has a finite value and a position from 0, got {value} at {position}")
+        if not _is_finite(value) or not hasattr(position, "__index__") or position < 0 or not isinstance(kind, str):
+            raise InputError(
+                "An event has a kind (a string), a finite value and a position from 0, "
+                f"got {kind!r:.80}, {value!r} and {position!r}"
+            )
         verb = "IGNORE" if keep_first else "REPLACE"
         sql = f"INSERT OR {verb} INTO events (impression, kind, position, value, time) VALUES (?, ?, ?, ?, ?)"  # noqa: S608
+        values = (impression, kind, operator.index(position), float(value), _time(at))
         try:
-            self._run(sql, (impression, kind, position, value, _time(at)))
+            self._run(sql, values)
         except sqlite3.IntegrityError as error:
             raise InputError(f"There is no impression {impression} in {self.path}") from error
 
@@ -197,6 +218,8 @@ class FeedbackLog:
                     return connection.execute(sql, values).fetchall()
             except sqlite3.IntegrityError:
                 raise
+            except UnicodeEncodeError as error:
+                raise InputError(f"The feedback log stores no lone surrogates, got {error.object!r:.80}") from error
             except (sqlite3.Error, OSError) as error:
                 raise StoreError(f"The feedback log {self.path} cannot be used: {error}") from error
 
@@ -205,6 +228,22 @@ class FeedbackLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection, self._owner = _connect(self.path), os.getpid()
         return self._connection
+
+
+def check_window(window_s: float) -> None:
+    """Refuse a time in which nothing can happen.
+
+    Raises:
+        InputError: it is not a positive, finite number of seconds.
+    """
+    if not _is_finite(window_s) or window_s <= 0.0:
+        raise InputError(
+            f"window_s is a positive number of seconds, got {window_s!r}: feedback comes after the impression"
+        )
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -228,4 +267,8 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _time(at: float | None) -> float:
-    return time.time() if at is None else at
+    if at is None:
+        return time.time()
+    if not _is_finite(at):
+        raise InputError(f"A time is a finite number of seconds since 1970, got {at!r}")
+    return float(at)

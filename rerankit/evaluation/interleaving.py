@@ -24,10 +24,12 @@ class Interleaved:
     Attributes:
         ids: passage ids in the order to show.
         credit: for each shown position, the arms that a click there credits.
+        arms: all arms, those with nothing in the list included.
     """
 
     ids: tuple[str, ...]
     credit: tuple[tuple[str, ...], ...]
+    arms: tuple[str, ...]
 
     def clicks(self, clicked: Collection[int]) -> dict[str, int]:
         """Credited clicks per arm, for clicked positions from 0; an arm without any is absent.
@@ -44,10 +46,12 @@ class Interleaved:
         return totals
 
     def preference(self, arm: str, baseline: str, clicked: Collection[int]) -> int:
-        """1 if the clicks prefer ``arm`` to ``baseline``, -1 if the reverse, 0 if neither."""
-        totals = self.clicks(clicked)
-        lead = totals.get(arm, 0) - totals.get(baseline, 0)
-        return (lead > 0) - (lead < 0)
+        """1 if the clicks prefer ``arm`` to ``baseline``, -1 if the reverse, 0 if neither.
+
+        Raises:
+            InputError: an unknown arm, or a position that was not shown.
+        """
+        return _preference(self.clicks(clicked), arm, baseline, self.arms)
 
 
 def team_draft(rankings: Mapping[str, Sequence[str]], *, k: int, seed: int | np.random.Generator) -> Interleaved:
@@ -77,7 +81,7 @@ def team_draft(rankings: Mapping[str, Sequence[str]], *, k: int, seed: int | np.
                 del queues[arms[place]]
             elif len(shown) < k:
                 shown[pick] = arms[place]
-    return Interleaved(tuple(shown), tuple((arm,) for arm in shown.values()))
+    return Interleaved(tuple(shown), tuple((arm,) for arm in shown.values()), tuple(rankings))
 
 
 def balanced(rankings: Mapping[str, Sequence[str]], *, k: int, seed: int | np.random.Generator) -> Balanced:
@@ -137,10 +141,19 @@ class Balanced:
         return {arm: len(names.intersection(islice(ids, depth))) for arm, ids in self.rankings.items()}
 
     def preference(self, arm: str, baseline: str, clicked: Collection[int]) -> int:
-        """1 if the clicks prefer ``arm`` to ``baseline``, -1 if the reverse, 0 if neither."""
-        totals = self.clicks(clicked)
-        lead = totals.get(arm, 0) - totals.get(baseline, 0)
-        return (lead > 0) - (lead < 0)
+        """1 if the clicks prefer ``arm`` to ``baseline``, -1 if the reverse, 0 if neither.
+
+        Raises:
+            InputError: an unknown arm, or a position that was not shown.
+        """
+        return _preference(self.clicks(clicked), arm, baseline, self.rankings)
+
+
+def _preference(totals: Mapping[str, int], arm: str, baseline: str, known: Collection[str]) -> int:
+    if unknown := [name for name in (arm, baseline) if name not in known]:
+        raise InputError(f"No such arm: {unknown}; known: {list(known)}")
+    lead = totals.get(arm, 0) - totals.get(baseline, 0)
+    return (lead > 0) - (lead < 0)
 
 
 def _check(rankings: Mapping[str, Sequence[str]], k: int) -> None:

@@ -13,6 +13,7 @@ minute does no harm. Guardrails stop a test that hurts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,19 @@ from numpy.typing import NDArray
 
 from rerankit.errors import InputError
 from rerankit.evaluation.assignment import assign, check_weights, unit_seed
-from rerankit.evaluation.feedback import FeedbackLog, UnitReward
+from rerankit.evaluation.feedback import FeedbackLog, UnitReward, check_window
 from rerankit.evaluation.sequential import Sequential, confidence_sequence, sample_ratio_p, signed_observations
 from rerankit.evaluation.statistics import Word
 
 __all__ = ["CLICK", "THUMB", "Guardrail", "LiveExperiment", "LiveReport", "Metric", "interleaving_result"]
 
 _BROKEN = 0.001  # below this, the split of units is not the planned one and nothing else can be trusted
+
+
+def _finite(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{name} must be a finite number, got {value!r}")
+    return float(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,9 @@ class Metric:
         low, high: its bounds; values beyond them count as the bound.
         missing: what an impression without such an event counts; None leaves it out.
         higher_is_better: False for latency or cost.
+
+    Raises:
+        InputError: the bounds are not two finite numbers in order, or ``missing`` is not finite.
     """
 
     kind: str
@@ -47,6 +57,13 @@ class Metric:
     high: float = 1.0
     missing: float | None = 0.0
     higher_is_better: bool = True
+
+    def __post_init__(self) -> None:
+        bounds = _finite("low", self.low), _finite("high", self.high)
+        if bounds[0] >= bounds[1]:
+            raise InputError(f"A metric lies between two bounds, low < high; got {self.low} and {self.high}")
+        if self.missing is not None:
+            _finite("missing", self.missing)
 
 
 CLICK = Metric("click")
@@ -59,6 +76,9 @@ class Guardrail:
 
     metric: Metric
     limit: float
+
+    def __post_init__(self) -> None:
+        _finite("limit", self.limit)
 
     def breached(self, seen: Sequential) -> bool:
         """Whether the whole confidence sequence lies beyond the limit."""
@@ -104,7 +124,7 @@ class LiveExperiment:
         salt: makes assignment and pseudonyms unpredictable from outside; keep it for the life of the experiment.
 
     Raises:
-        InputError: weights, control or margin are not usable.
+        InputError: weights, control, margin, alpha or window are not usable.
         StoreError: the log cannot be opened.
     """
 
@@ -124,8 +144,11 @@ class LiveExperiment:
     ) -> None:
         self.name, self.control, self.metric, self.salt = name, control, metric, salt
         self.shares = check_weights(weights)
-        if control not in self.shares or margin < 0.0:
+        if control not in self.shares or _finite("margin", margin) < 0.0:
             raise InputError(f"control must be one of {list(weights)} and margin at least 0, got {control!r}, {margin}")
+        if not 0.0 < _finite("alpha", alpha) < 1.0:
+            raise InputError(f"alpha lies between 0 and 1, got {alpha}")
+        check_window(window_s)
         self.log = log if isinstance(log, FeedbackLog) else FeedbackLog(log)
         self.guardrails, self.margin, self.alpha, self.window_s = tuple(guardrails), margin, alpha, window_s
 

@@ -55,13 +55,19 @@ def mean_interval(
         Lower and upper end, shape ``[..., 2]``.
 
     Raises:
-        InputError: see :func:`as_differences`.
+        InputError: see :func:`as_differences`; or the confidence is not between 0 and 1, or so high that less than one
+            of the resamples would lie outside the interval.
     """
     values = as_differences(differences)
-    if not 0.0 < confidence < 1.0:
-        raise InputError(f"confidence lies between 0 and 1, got {confidence}")
     queries = values.shape[-1]
     draws = _resamples(resamples, queries)
+    if not 0.0 < confidence < 1.0:
+        raise InputError(f"confidence lies between 0 and 1, got {confidence}")
+    if draws * (1.0 - confidence) < 1.0:
+        enough = math.ceil(1.0 / (1.0 - confidence))
+        raise InputError(
+            f"A confidence of {confidence} needs resamples={enough} or more, not {draws}: there is no tail"
+        )
     mean = values.mean(axis=-1, keepdims=True)
     centred = values - mean
     variance = (centred**2).mean(axis=-1, keepdims=True)

@@ -108,7 +108,7 @@ class Verdict:
 
     def _numbers(self) -> str:
         low, high = self.interval
-        shown = f"{self.confidence:.0%} interval {low:+.4f} to {high:+.4f}, {self.n} queries, p = {self.p:.2g}"
+        shown = f"{100 * self.confidence:g}% interval {low:+.4f} to {high:+.4f}, {self.n} queries, p = {self.p:.2g}"
         return shown if self.p_adjusted == self.p else f"{shown}, {self.p_adjusted:.2g} after correction"
 
     def _advice(self) -> str:
@@ -144,7 +144,8 @@ def verdict(
         seed: an int or a generator.
 
     Raises:
-        InputError: fewer than two queries, a non-finite difference, or a negative margin.
+        InputError: fewer than two queries, a non-finite difference, a negative margin, or a confidence that is not
+            between 0 and 1 or too high for the resamples.
         MissingExtraError: scipy is not installed.
     """
     values = as_differences(differences)

@@ -213,8 +213,8 @@ class ChatLM:
             usage, last = (event if event.get("usage") else usage), (choice if _is_last(event) else last)
             text = (_member(choice, "delta") or _member(choice, "message")).get("content")
             if isinstance(text, str) and text:
-                pieces.append(text)
-                yield text
+                pieces.append(_sound(text))
+                yield pieces[-1]
         yield _completion("".join(pieces), usage, last)
 
 
@@ -229,7 +229,7 @@ def _messages(prompt: Prompt) -> list[dict[str, str]]:
 
 
 def _sound(text: str) -> str:
-    """Without lone surrogates, which are no valid Unicode and which servers refuse."""
+    """Without lone surrogates, which are no valid Unicode: servers refuse them, and nothing can print or store them."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -253,7 +253,7 @@ def _read_completion(reply: Mapping[str, Any]) -> Completion:
     text = _member(choice, "message").get("content")
     if not isinstance(text, str):
         raise ValueError(_what_is_wrong(choice))
-    return _completion(text, reply, choice)
+    return _completion(_sound(text), reply, choice)
 
 
 def _completion(text: str, reply: Mapping[str, Any], choice: Mapping[str, Any]) -> Completion:

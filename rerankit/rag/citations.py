@@ -10,7 +10,7 @@ from rerankit.rag.context import Block, Context
 from rerankit.rag.sentences import sentences
 from rerankit.rag.terms import terms
 
-__all__ = ["MARK", "Checked", "check"]
+__all__ = ["MARK", "Checked", "check", "without_marks"]
 
 MARK = re.compile(r"[\[\u3010]\s*\^?(\d{1,9}(?:\s*[,;\u2013-]\s*\^?\d{1,9})*)\s*[\]\u3011]")
 """``[1]``, ``[1, 2]``, ``[1-3]``, ``[^1]`` and the same in lenticular brackets."""
@@ -55,6 +55,11 @@ def check(text: str, context: Context) -> Checked:
             citation = sources[number].support(words)
             citations.setdefault((number, citation.start, citation.end), citation)
     return Checked(cleaned, tuple(citations.values()), tuple(unknown), tuple(uncited))
+
+
+def without_marks(text: str) -> str:
+    """``text`` with nothing in it that a reader takes for a citation: ``[3]`` becomes ``(3)``."""
+    return MARK.sub(r"(\1)", text)
 
 
 def _canonical(text: str, known: set[int]) -> tuple[str, list[int]]:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
+import numpy as np
+
 from rerankit.errors import InputError
 from rerankit.rag.sentences import sentences
 from rerankit.types import Hit, Passage
@@ -139,10 +141,12 @@ def pack(
         limit: largest number of blocks; a hit that is dropped makes room for the next one.
 
     Raises:
-        InputError: ``budget`` or ``limit`` is not positive, or ``order`` is unknown.
+        InputError: ``budget`` or ``limit`` is no number of at least 1, or ``order`` is unknown.
     """
-    if budget < 1 or (limit is not None and limit < 1):
-        raise InputError(f"A context needs a budget and a limit of at least 1, got {budget} tokens and {limit} blocks")
+    if not _is_size(budget) or not (limit is None or _is_size(limit)):
+        raise InputError(
+            f"A context needs a budget and a limit of at least 1, got {budget!r} tokens and {limit!r} blocks"
+        )
     if order not in get_args(Order):
         raise InputError(f"order is one of {', '.join(get_args(Order))}; got {order!r}")
     packer = _Packer(budget, count_tokens, order, drop_duplicates)
@@ -151,6 +155,10 @@ def pack(
             break
         packer.offer(hit)
     return packer.context()
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and bool(value >= 1)
 
 
 class _Packer:
@@ -223,12 +231,12 @@ class _Packer:
         """As many whole words of a sentence as fit, from the evidence on."""
         if hit.evidence and start < hit.evidence[0].start < end:
             start = hit.evidence[0].start
-        ends = [start + match.end() for match in re.finditer(r"\S+", hit.text[start:end])]
-        low, high = 0, len(ends)
+        words = [match.span() for match in re.compile(r"\S+").finditer(hit.text, start, end)]
+        low, high = 0, len(words)
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if self._fits(hit, start, ends[middle - 1]) else (low, middle - 1)
-        return (start, ends[low - 1]) if low else None
+            low, high = (middle, high) if self._fits(hit, words[0][0], words[middle - 1][1]) else (low, middle - 1)
+        return (words[0][0], words[low - 1][1]) if low else None
 
 
 def _block(hit: Hit, start: int, end: int) -> Block:

@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from rerankit.errors import InputError
 from rerankit.models.meter import Meter
 from rerankit.rag.answer import Answer, Citation
+from rerankit.rag.citations import without_marks
 from rerankit.rag.context import Context
 from rerankit.rag.support import Calibration, Embedder, Statement, statements
 from rerankit.rag.terms import terms
+from rerankit.rerankers.prepare import clean
 from rerankit.types import Usage
 
 __all__ = ["ABSTENTION", "ExtractiveGenerator"]
@@ -29,7 +31,8 @@ class ExtractiveGenerator:
     """Quotes the sentences that answer best.
 
     A sentence is chosen by how well its tokens, and those of its passage, match the question's words, and by the cosine
-    of its vector. ``Answer.confidence`` is the calibrated probability that the first one's passage answers.
+    of its vector. ``Answer.confidence`` is the calibrated probability that the first one's passage answers. The text
+    quotes word for word, but a ``[1]`` of a passage's own becomes ``(1)``; ``Citation.quote`` keeps it.
 
     Args:
         embedder: default the embedded all-MiniLM-L6-v2, loaded at the first question.
@@ -94,7 +97,7 @@ class ExtractiveGenerator:
             return self._abstain(ranked[0], confidence, usage)
         chosen = _chosen(ranked, self.max_sentences)
         citations = tuple(_citation(statement) for statement in chosen)
-        text = " ".join(f"{citation.quote} [{citation.number}]" for citation in citations)
+        text = " ".join(map(_cited, citations))
         return Answer(text, citations, False, "", confidence, self.model, usage)
 
     async def agenerate(self, query: str, context: Context, *, deadline_s: float | None = None) -> Answer:
@@ -117,7 +120,7 @@ class ExtractiveGenerator:
 
     def _abstain(self, nearest: Statement, confidence: float, usage: Usage) -> Answer:
         citation = _citation(nearest)
-        text = f"{ABSTENTION} The nearest that they say: {citation.quote} [{citation.number}]"
+        text = f"{ABSTENTION} The nearest that they say: {_cited(citation)}"
         reason = f"The best sentence answers with probability {confidence:.2f}, below the floor of {self.floor:.2f}"
         return Answer(text, (citation,), True, reason, confidence, self.model, usage)
 
@@ -139,6 +142,11 @@ def _repeats(statement: Statement, earlier: Statement) -> bool:
         return True
     words, known = set(terms(statement.text)), set(terms(earlier.text))
     return len(words & known) > _SAME_WORDS * len(words)
+
+
+def _cited(citation: Citation) -> str:
+    """The quote with its mark, the only one in it, and fit to be printed."""
+    return f"{without_marks(clean(citation.quote))} [{citation.number}]"
 
 
 def _citation(statement: Statement) -> Citation:

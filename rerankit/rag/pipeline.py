@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Unpack
 
-from rerankit.errors import InputError, RerankitError
+from rerankit.errors import InputError
 from rerankit.rag.answer import Answer, Generator
 from rerankit.rag.context import Context, PackOptions, pack
 from rerankit.rag.events import Delta, Done, Event, Packed, RagResult, Reranked, Retrieved
@@ -112,8 +112,8 @@ class RagPipeline:
             deadline_s: seconds from now for reranking and answering, which keep to it as well as they can.
 
         Raises:
-            InputError: the question is empty.
-            RerankitError: a stage failed.
+            InputError: the question is empty, or ``deadline_s`` is not a positive number.
+            RerankitError: a stage failed. A retriever or generator of your own may raise anything.
         """
         run = _start(question, deadline_s)
         with run.stage("retrieve"):
@@ -188,13 +188,13 @@ class RagPipeline:
     def _generate(self, run: _Run) -> Answer:
         try:
             return self.generator.generate(run.question, run.context, deadline_s=run.remaining())
-        except RerankitError as error:
+        except Exception as error:  # generators are anybody's, and 'extractive' promises an answer
             return self._rescue(run, error)
 
     async def _agenerate(self, run: _Run) -> Answer:
         try:
             return await self.generator.agenerate(run.question, run.context, deadline_s=run.remaining())
-        except RerankitError as error:
+        except Exception as error:  # generators are anybody's, and 'extractive' promises an answer
             return await asyncio.to_thread(self._rescue, run, error)
 
     def _deltas(self, run: _Run, where: Mapping[str, Any] | None) -> Iterator[Delta]:
@@ -208,7 +208,7 @@ class RagPipeline:
                     run.answer = item
                 else:
                     yield Delta(item)
-        except RerankitError as error:
+        except Exception as error:  # generators are anybody's, and 'extractive' promises an answer
             run.answer = self._rescue(run, error)
 
     async def _adeltas(self, run: _Run, where: Mapping[str, Any] | None) -> AsyncIterator[Delta]:
@@ -222,23 +222,24 @@ class RagPipeline:
                     run.answer = item
                 else:
                     yield Delta(item)
-        except RerankitError as error:
+        except Exception as error:  # generators are anybody's, and 'extractive' promises an answer
             run.answer = await asyncio.to_thread(self._rescue, run, error)
 
-    def _rescue(self, run: _Run, error: RerankitError) -> Answer:
+    def _rescue(self, run: _Run, error: Exception) -> Answer:
         """The extractive answer in place of the one that failed, if the pipeline is to give one."""
         if self.on_generator_error == "raise" or isinstance(self.generator, ExtractiveGenerator):
             raise error
-        logger.warning("%s failed, answering with the best sentences: %s", self.generator.model, error)
+        said = f"{type(error).__name__}: {error}"
+        logger.warning("%s failed, answering with the best sentences: %s", self.generator.model, said)
         answer = ExtractiveGenerator().generate(run.question, run.context)
-        reason = f"{self.generator.model} failed ({error}); these are the best sentences. {answer.reason}".strip()
+        reason = f"{self.generator.model} failed ({said}); these are the best sentences. {answer.reason}".strip()
         return dataclasses.replace(answer, reason=reason)
 
 
 def _start(question: str, deadline_s: float | None) -> _Run:
     if not isinstance(question, str) or not question.strip():
         raise InputError("The question is empty; ask something")
-    if deadline_s is not None and not deadline_s > 0:
+    if deadline_s is not None and not (isinstance(deadline_s, int | float) and deadline_s > 0):
         raise InputError(f"deadline_s must be a positive number of seconds, got {deadline_s!r}")
     return _Run(question, None if deadline_s is None else time.monotonic() + deadline_s)
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from rerankit.errors import InputError
-from rerankit.rag.citations import MARK
+from rerankit.rag.citations import without_marks
 from rerankit.rag.context import Context
 
 __all__ = ["AnswerPrompt", "neutral"]
@@ -85,7 +85,7 @@ def neutral(text: str, *, marks: bool = True) -> str:
     ``[3]`` becomes ``(3)`` unless ``marks`` is False; ``<|`` gets a space.
     """
     if marks:
-        text = MARK.sub(r"(\1)", text)
+        text = without_marks(text)
     return _CONTROL.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
 

@@ -199,7 +199,8 @@ class Fusion(Reranker):
 
     A member's own view (``dense[:20]``) is what it may vote for: the rest is unscored to the fusion. A member that
     scored nothing in a list, because time ran out or its model failed, is left out of that list and named in the
-    reason. Evidence comes from the first member that has any; ``truncated_tokens`` counts what no member read.
+    reason. One of weight 0 has no vote at all: what only it scored is unscored. Evidence comes from the first member
+    that has any; ``truncated_tokens`` counts what no member read.
 
     Args:
         members: at least one reranker.
@@ -227,8 +228,8 @@ class Fusion(Reranker):
         self.members = _checked(members, "A fusion")
         if method not in ("z-score", "rrf"):
             raise InputError(f"A fusion's method is 'z-score' or 'rrf', got {method!r}")
-        if not np.isfinite(k) or k <= 0:
-            raise InputError(f"The rank constant k of a fusion must be positive, got {k!r}")
+        if not isinstance(k, int | float | np.integer) or not np.isfinite(k) or k <= 0:
+            raise InputError(f"The rank constant k of a fusion must be a positive number, got {k!r}")
         self.method: FusionMethod = method
         self.k, self.weights = float(k), _weights(weights, len(self.members))
         self._refuse_rearranging()
@@ -268,7 +269,8 @@ class Fusion(Reranker):
 
     def _fuse(self, count: int, rankings: tuple[Ranking, ...], late: str) -> Scored:
         votes = [_Vote(ranking, member, count) for ranking, member in zip(rankings, self.members, strict=False)]
-        heard = [(vote, weight) for vote, weight in zip(votes, self.weights, strict=False) if vote.scored.any()]
+        counted = [(vote, weight) for vote, weight in zip(votes, self.weights, strict=False) if weight]
+        heard = [(vote, weight) for vote, weight in counted if vote.scored.any()]
         reasons = [f"{ranking.model}: {ranking.reason}" for ranking in rankings if ranking.status != "scored"]
         return Scored(
             self._scores(heard, count),
@@ -279,7 +281,7 @@ class Fusion(Reranker):
                 next((vote.hits[i].evidence for vote in votes if vote.hits[i].evidence), ()) for i in range(count)
             ],
             partial="; ".join([*reasons, late] if late else reasons),
-            fell_back=bool(rankings) and all(ranking.status == "fallback" for ranking in rankings),
+            fell_back=bool(counted) and all(vote.fell_back for vote, _ in counted),
             stages=rankings,
         )
 
@@ -289,7 +291,7 @@ class Fusion(Reranker):
         for vote, weight in heard:
             if self.method == "rrf":
                 scores += weight * vote.reciprocal_ranks(self.k)
-            elif weight:
+            else:
                 scores += weight / total * vote.z()
         return scores
 
@@ -306,11 +308,12 @@ class _Vote:
     Attributes:
         hits: the member's hits.
         scored: bool ``[n]``: scored by the member and inside its view.
+        fell_back: the member failed and kept the order.
     """
 
     def __init__(self, ranking: Ranking, member: Reranker, count: int) -> None:
         self.hits = sorted(ranking, key=lambda hit: hit.prior_rank)
-        self.reads = not member.rearranges
+        self.reads, self.fell_back = not member.rearranges, ranking.status == "fallback"
         view = count if member.top_k is None else member.top_k
         self.scored = np.array([hit.status != "unscored" and hit.rank <= view for hit in self.hits])
 
@@ -333,8 +336,8 @@ class _Vote:
 
 
 def _checked(parts: Sequence[Reranker], what: str) -> tuple[Reranker, ...]:
-    if not parts or not all(isinstance(part, Reranker) for part in parts):
-        raise InputError(f"{what} is made of at least one reranker, got {parts!r:.200}")
+    if not isinstance(parts, Sequence) or not parts or not all(isinstance(part, Reranker) for part in parts):
+        raise InputError(f"{what} is made of a list of at least one reranker, such as [one, other]; got {parts!r:.200}")
     return tuple(parts)
 
 

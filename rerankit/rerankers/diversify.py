@@ -220,7 +220,7 @@ class Freshness(_Rearranger):
 
     Orders by ``relevance * (1 - weight + weight * 0.5 ** (age / half_life))``. A passage without a date that can be
     read gets the mean factor of the dated ones, so that it is neither favoured nor punished. Dates in the future have
-    age 0. Dates are ISO 8601 text, datetimes, years, or seconds (or milliseconds) since 1970.
+    age 0. Dates are ISO 8601 text, datetimes, years, numbers like 20240501, or seconds (or milliseconds) since 1970.
 
     Args:
         half_life_days: age at which half is lost.

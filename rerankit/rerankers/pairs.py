@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Unpack
+from typing import ClassVar, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from rerankit.rerankers.windows import Aggregate, Windows, aggregate
 from rerankit.types import Passage, Span
 
 Pair = tuple[str, Passage]
+T = TypeVar("T")
 
 FIRST_SLICE = 4
 """Pairs scored before the speed is known, under a deadline."""
@@ -92,51 +93,51 @@ class PointwiseReranker(Reranker):
 
     def score_lists(self, requests: Sequence[Request], call: Call) -> Sequence[Scored]:
         """Cut into windows, look up, score what is missing, aggregate."""
-        fingerprint = self.fingerprint
-        jobs = [
-            [
-                _Job(request.query, passage, self.windows(request.query, passage), fingerprint, self.reads_vectors)
-                for passage in request.passages
-            ]
-            for request in requests
-        ]
         book = _Book(self, call)
-        book.fill(list(_by_prior_rank(jobs)))
+        jobs: list[list[_Job | None]] = [[None] * len(request.passages) for request in requests]
+        for piece in _slices(_by_prior_rank(requests), call):
+            fresh = [self._job(requests[row], place) for row, place in piece]
+            for (row, place), job in zip(piece, fresh, strict=True):
+                jobs[row][place] = job
+            book.fill(fresh)
         return [self._scored(list_jobs, book, call) for list_jobs in jobs]
 
-    def _scored(self, jobs: Sequence[_Job], book: _Book, call: Call) -> Scored:
+    def _job(self, request: Request, place: int) -> _Job:
+        passage = request.passages[place]
+        windows = self.windows(request.query, passage)
+        return _Job(request.query, passage, windows, self.fingerprint, self.reads_vectors)
+
+    def _scored(self, jobs: Sequence[_Job | None], book: _Book, call: Call) -> Scored:
         count = len(jobs)
         scores, scored, cached = np.zeros(count), np.zeros(count, bool), np.zeros(count, bool)
-        best: dict[int, tuple[Pair, tuple[int, int]]] = {}
+        best: dict[int, tuple[_Job, int]] = {}
         for i, job in enumerate(jobs):
-            values = [book.scores.get(key) for key in job.keys]
+            values = [] if job is None else [book.scores.get(key) for key in job.keys]
             known = np.array([value for value in values if value is not None])
-            if len(known) < len(values):
+            if job is None or len(known) < len(values):
                 continue
             scores[i], scored[i] = aggregate(known, self.long_passages), True
             cached[i] = all(key in book.from_cache for key in job.keys)
-            top = int(known.argmax()) if np.isfinite(known).any() else 0
-            best[i] = job.pairs[top], job.windows.spans[top]
+            best[i] = job, int(known.argmax()) if np.isfinite(known).any() else 0
         return Scored(
             scores,
             scored,
             cached=cached,
-            truncated=np.array([job.windows.truncated_tokens for job in jobs]),
-            evidence=self._evidence(jobs, best, call),
+            truncated=np.array([0 if job is None else job.windows.truncated_tokens for job in jobs], np.int64),
+            evidence=self._evidence(count, best, call),
             partial="" if scored.all() else f"the deadline passed with {count - int(scored.sum())} passages unscored",
         )
 
-    def _evidence(
-        self, jobs: Sequence[_Job], best: dict[int, tuple[Pair, tuple[int, int]]], call: Call
-    ) -> list[tuple[Span, ...]]:
+    def _evidence(self, count: int, best: dict[int, tuple[_Job, int]], call: Call) -> list[tuple[Span, ...]]:
         """Spans of each scored passage's best window, shifted to the passage; the window itself if nothing finer."""
-        result: list[tuple[Span, ...]] = [()] * len(jobs)
+        result: list[tuple[Span, ...]] = [()] * count
         if call.expired:
             return result
-        found = self.evidence([pair for pair, _ in best.values()], call)
-        for (i, (_, (start, end))), spans in zip(best.items(), found, strict=True):
+        found = self.evidence([job.pairs[top] for job, top in best.values()], call)
+        for (i, (job, top)), spans in zip(best.items(), found, strict=True):
+            start, end = job.windows.spans[top]
             shifted = tuple(Span(span.start + start, span.end + start, span.weight) for span in spans)
-            whole = (Span(start, end),) if len(jobs[i].windows.spans) > 1 else ()
+            whole = (Span(start, end),) if len(job.windows.spans) > 1 else ()
             result[i] = shifted or whole
         return result
 
@@ -187,19 +188,22 @@ class _Book:
 
     def fill(self, jobs: Sequence[_Job]) -> None:
         wanted: dict[bytes, Pair] = {}
-        for job in jobs:
-            for key, pair in zip(job.keys, job.pairs, strict=True):
-                wanted.setdefault(key, pair)
+        # First windows first: under a deadline a huge passage does not keep short ones from their score.
+        for depth in range(max((len(job.pairs) for job in jobs), default=0)):
+            for job in jobs:
+                if depth < len(job.pairs) and job.keys[depth] not in self.scores:
+                    wanted.setdefault(job.keys[depth], job.pairs[depth])
         self._look_up(list(wanted))
         self._score({key: pair for key, pair in wanted.items() if key not in self.scores})
 
     def _look_up(self, keys: Sequence[bytes]) -> None:
         if self.cache is None:
             return
-        self.scores.update(self.cache.get_many(keys))
-        self.from_cache.update(self.scores)
-        self.call.meter.cache_hits += len(self.scores)
-        self.call.meter.cache_misses += len(keys) - len(self.scores)
+        found = self.cache.get_many(keys)
+        self.scores.update(found)
+        self.from_cache.update(found)
+        self.call.meter.cache_hits += len(found)
+        self.call.meter.cache_misses += len(keys) - len(found)
 
     def _score(self, missing: dict[bytes, Pair]) -> None:
         keys = list(missing)
@@ -215,26 +219,24 @@ class _Book:
                 self.cache.put_many({key: value for key, value in fresh.items() if np.isfinite(value)})
 
 
-def _by_prior_rank(jobs: Sequence[Sequence[_Job]]) -> Iterator[_Job]:
-    """The first passage of every request, then the second ...: under a deadline all queries get their best ones."""
-    for depth in range(max(map(len, jobs), default=0)):
-        for column in jobs:
-            if depth < len(column):
-                yield column[depth]
+def _by_prior_rank(requests: Sequence[Request]) -> list[tuple[int, int]]:
+    """(request, place): the first passage of every request, then the second ..., so that a deadline is fair to all."""
+    depth = max((len(request.passages) for request in requests), default=0)
+    return [(row, place) for place in range(depth) for row, r in enumerate(requests) if place < len(r.passages)]
 
 
-def _slices(keys: Sequence[bytes], call: Call) -> Iterator[Sequence[bytes]]:
+def _slices(items: Sequence[T], call: Call) -> Iterator[Sequence[T]]:
     """All at once; under a deadline, slices sized by the speed seen so far to end before it."""
     if call.deadline is None:
-        if keys:
-            yield keys
+        if items:
+            yield items
         return
     done, started = 0, time.monotonic()
     size = FIRST_SLICE
-    while done < len(keys) and not call.expired:
-        yield keys[done : done + size]
+    while done < len(items) and not call.expired:
+        yield items[done : done + size]
         done += size
-        seconds_each = (time.monotonic() - started) / min(done, len(keys))
+        seconds_each = (time.monotonic() - started) / min(done, len(items))
         affordable = int((call.remaining() or 0.0) / max(seconds_each, 1e-9))
         size = min(max(size * 2, FIRST_SLICE), affordable)
         if size < 1:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from rerankit.errors import InputError
 from rerankit.rerankers.call import Call
 from rerankit.types import Passage
 
@@ -21,9 +22,17 @@ class Vectors:
     Args:
         embedder: a TextEncoder, the name or folder of one, or None for the embedded model. It is loaded when a
             passage needs it, so lists that bring their vectors need no model at all.
+
+    Raises:
+        InputError: it is none of these.
     """
 
     def __init__(self, embedder: TextEncoder | str | None = None) -> None:
+        if not (embedder is None or isinstance(embedder, str) or _is_embedder(embedder)):
+            raise InputError(
+                f"embedder is the folder or hub name of a model, a loaded TextEncoder (or what has its model_id, dim "
+                f"and encode), or None for the embedded model; got {embedder!r:.80}"
+            )
         self._source = embedder
         self._loaded: TextEncoder | None = None
 
@@ -72,6 +81,10 @@ class Vectors:
             else:
                 self._loaded = self._source
         return self._loaded
+
+
+def _is_embedder(given: object) -> bool:
+    return all(hasattr(given, name) for name in ("model_id", "dim", "encode"))
 
 
 def _text(passage: Passage) -> str:

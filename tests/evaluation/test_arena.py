@@ -194,6 +194,9 @@ def test_partial_votes_and_ties_from_positions():
     assert arena.vote(ballot, [[1]]).order == ((ballot.arms[1],),)
     with pytest.raises(InputError, match="positions 0 to 1"):
         arena.vote(ballot, [[2]])
+    for order in ([0, 1], [["0"]], [[1.0]], 5, "01", [[None]]):
+        with pytest.raises(InputError, match="list of lists of positions"):
+            arena.vote(ballot, order)
     with pytest.raises(InputError, match="each once"):
         arena.vote(ballot, [[0], [0]])
     with pytest.raises(InputError, match="at least two arms"):
@@ -202,7 +205,7 @@ def test_partial_votes_and_ties_from_positions():
 
 def test_damaged_files_are_named(tmp_path: Path):
     path = tmp_path / "votes.jsonl"
-    path.write_text('{"shown": ["a", "b"], "order": [["a"]]}\n{"shown": ["a", "b"], "or')
+    path.write_text('{"shown": ["a", "b"], "order": [["a"]]}\n{"shown": ["a", "b"], "or\n')
     with pytest.raises(StoreError, match="Line 2"):
         Arena("ab", path=path)
     with pytest.raises(StoreError, match="cannot be read"):
@@ -211,6 +214,30 @@ def test_damaged_files_are_named(tmp_path: Path):
     with pytest.raises(StoreError, match="cannot be written"):
         arena.vote(arena.ballot({"a": "1", "b": "2"}), [[0]])
     assert arena.votes == ()
+
+
+WHOLE = '{"shown": ["a", "b"], "order": [["a"]]}'
+
+
+@pytest.mark.parametrize("torn", [WHOLE[:1], WHOLE[:20], WHOLE[:-1]])
+def test_half_a_vote_at_the_end_was_never_recorded(tmp_path: Path, torn: str, caplog: pytest.LogCaptureFixture):
+    path = tmp_path / "votes.jsonl"
+    path.write_text(f"{WHOLE}\n\n{WHOLE}\n{torn}")
+    arena = Arena("ab", path=path)
+    assert len(arena.votes) == 2
+    assert "Line 4" in caplog.text
+    ballot = arena.ballot({"a": "x", "b": "y"})
+    for count in (3, 4):  # later votes stand apart from the half one, which stays left out
+        arena.vote(ballot, [[0]])
+        assert len(arena.votes) == len(Arena("ab", path=path).votes) == count
+
+
+def test_a_last_line_that_only_lacks_its_break_counts(tmp_path: Path):
+    path = tmp_path / "votes.jsonl"
+    path.write_text(f"{WHOLE}\r\n{WHOLE}")
+    arena = Arena("ab", path=path)
+    arena.vote(arena.ballot({"a": "x", "b": "y"}), [[0]])
+    assert len(arena.votes) == 3
 
 
 def test_two_processes_see_each_others_votes(tmp_path):

@@ -125,6 +125,9 @@ def test_bad_interleaving():
     for mix in (team_draft, balanced):
         with pytest.raises(InputError, match="shown"):
             mix({"a": ["1"], "b": ["2"]}, k=2, seed=0).clicks([2])
+        with pytest.raises(InputError, match=r"No such arm: \['zz'\]"):
+            mix({"a": ["1"], "b": ["2"]}, k=2, seed=0).preference("a", "zz", [0])
+        assert mix({"a": ["1"], "b": []}, k=1, seed=0).preference("b", "a", [0]) == -1  # b is known, with nothing shown
 
 
 # -- sequential tests ------------------------------------------------------------------------------------------------
@@ -305,7 +308,66 @@ def test_the_last_thumb_counts_and_impressions_come_back_whole(tmp_path: Path):
     with pytest.raises(InputError, match="one arm per"):
         log.shown("e", "u", "mixed", ids=["p"], credit=["a", "b"])
     log.close()
-    assert len(list(log.impressions("e", window_s=0.0))) == 1  # opens again
+    assert len(list(log.impressions("e", window_s=10.0))) == 1  # opens again
+
+
+@pytest.mark.parametrize("window_s", [0.0, -5, math.nan, math.inf, "1", None])
+def test_a_window_without_time_is_refused(tmp_path: Path, window_s: float):
+    log = FeedbackLog(tmp_path / "log.sqlite")
+    with pytest.raises(InputError, match="window_s"):
+        LiveExperiment("e", {"a": 1, "b": 1}, control="a", log=log, window_s=window_s)
+    with pytest.raises(InputError, match="window_s"):
+        log.rewards("e", "click", window_s=window_s)
+    with pytest.raises(InputError, match="window_s"):
+        interleaving_result(log, "e", "a", "b", window_s=window_s)
+
+
+def test_what_a_log_cannot_hold_is_refused(tmp_path: Path):
+    test = LiveExperiment("e", {"a": 1, "b": 1}, control="a", log=tmp_path / "log.sqlite")
+    number = test.shown("u\ud800", ids=["\ud800"])  # the unit is hashed, ids are escaped
+    assert next(test.log.impressions("e", window_s=1, now=LATER * 9)).shown == ("\ud800",)
+    for options in (
+        {"at": math.nan},
+        {"at": "now"},
+        {"ids": [5]},
+        {"ids": [b"p"]},
+        {"ids": "abc"},
+        {"query": "\ud800"},
+    ):
+        with pytest.raises(InputError):
+            test.shown("u", **options)
+    for position, at in (("0", None), (0.5, None), (0, math.nan)):
+        with pytest.raises(InputError):
+            test.log.click(number, position, at=at)
+    for kind, value in (("x", "y"), (None, 1.0), ("\ud800", 1.0)):
+        with pytest.raises(InputError):
+            test.log.measure(number, kind, value)
+    for call in (test.assign, test.shown):
+        with pytest.raises(InputError, match="strings, got 5"):
+            call(5)
+    with pytest.raises(InputError, match="finite"):
+        test.analyse(now=math.nan)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Metric("x", high=math.inf),
+        lambda: Metric("x", low=1.0),
+        lambda: Metric("x", high="1"),
+        lambda: Metric("x", missing=math.nan),
+        lambda: Guardrail(CLICK, math.nan),
+    ],
+)
+def test_a_metric_has_finite_bounds(make):
+    with pytest.raises(InputError):
+        make()
+
+
+@pytest.mark.parametrize("options", [{"margin": math.nan}, {"margin": -1}, {"margin": "1"}, {"alpha": 0}, {"alpha": 1}])
+def test_wrong_experiments(tmp_path: Path, options: dict[str, float]):
+    with pytest.raises(InputError, match=next(iter(options))):
+        LiveExperiment("e", {"a": 1, "b": 1}, control="a", log=tmp_path / "log.sqlite", **options)
 
 
 def write_some(path: Path, unit: str) -> None:

@@ -211,6 +211,15 @@ def test_an_undecided_verdict_says_what_would_decide():
     assert f"{item.mde:.4f}" in item.sentence
 
 
+def test_the_sentence_gives_the_confidence_as_it_is():
+    values = np.random.default_rng(0).normal(0.1, 0.1, 40)
+    for confidence, shown in [(0.95, "95"), (0.9, "90"), (0.999, "99.9"), (0.9998, "99.98")]:
+        sentence = verdict(values, confidence=confidence, resamples=5001).sentence
+        assert f"({shown}% interval" in sentence or f" {shown}% interval" in sentence
+    with pytest.raises(InputError, match="resamples=1000000"):
+        verdict(values, confidence=0.999999)
+
+
 def test_degenerate_comparisons_are_decided_soberly():
     same = verdict([0.0] * 40)
     assert (same.word, same.p, same.interval, same.moved) == ("equivalent", 1.0, (0.0, 0.0), 0)
@@ -247,7 +256,7 @@ def test_verdicts_are_reproducible_and_change_nothing():
 @pytest.mark.parametrize(
     ("values", "options"),
     [([0.1], {}), ([], {}), ([0.1, math.nan], {}), ([[0.1, 0.2]] * 2, {}), ([0.1, 0.2], {"margin": -1.0}),
-     ([0.1, 0.2], {"confidence": 1.0}), ([0.1, 0.2], {"resamples": 10})],
+     ([0.1, 0.2], {"confidence": 1.0}), ([0.1, 0.2], {"resamples": 10}), ([0.1, 0.2], {"confidence": 0.999999})],
 )  # fmt: skip
 def test_bad_input(values: list[float], options: dict[str, float]):
     with pytest.raises(InputError):

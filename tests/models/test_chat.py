@@ -339,6 +339,12 @@ def test_lone_surrogates_are_replaced(chat, lm):
     assert chat.requests[0][2]["messages"][0]["content"] == "a?b"
 
 
+def test_lone_surrogates_of_a_reply_are_replaced(chat, lm):
+    chat.script = [server.say("a\ud800b"), server.stream(server.event("a\udc00"), server.event("b", "stop"))]
+    assert lm.generate("hi").text == "a?b"
+    assert text_of(lm.stream("hi")) == "a?b"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
 def test_a_forked_child_can_ask_too(chat, lm):

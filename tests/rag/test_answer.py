@@ -256,6 +256,13 @@ async def test_streams_end_with_the_answer(chat, generator, context):
     assert same.citations == answer.citations == (await generator.agenerate("How deep?", context)).citations
 
 
+def test_a_reply_with_a_lone_surrogate_can_be_encoded(chat, generator, context):
+    chat.script = [server.say("3 to 5 cm \ud800 [1]")]
+    answers = [generator.generate("How deep?", context), *generator.stream("How deep?", context)]
+    assert all((item if isinstance(item, str) else item.text).encode() for item in answers)
+    assert answers[0].text == "3 to 5 cm ? [1]"
+
+
 def test_an_empty_context_is_not_sent(chat, generator):
     answer = generator.generate("How deep?", Context())
     assert answer.abstained
@@ -343,6 +350,18 @@ def test_a_sentence_without_end_is_quoted_in_part():
     answer = ExtractiveGenerator(floor=0).generate("wheat depth", endless)
     assert len(answer.citations[0].quote) <= 500
     assert_sound(answer, endless)
+
+
+def test_a_mark_inside_a_passage_does_not_pose_as_a_source():
+    text = "Sheep are shorn [1] twice\x07 a year\ud800."
+    context = context_of(WHEAT, text, titles=["Wheat", "Sheep"])
+    for question, floor in [("How often are sheep shorn?", 0), ("Who won the chess championship?", 1)]:
+        answer = ExtractiveGenerator(max_sentences=1, floor=floor).generate(question, context_of(text))
+        assert "Sheep are shorn (1) twice  a year\ufffd. [1]" in answer.text
+        assert answer.text.count("[") == 1
+        assert [citation.quote for citation in answer.citations] == [text]
+    (shorn, *_) = ExtractiveGenerator(floor=0).generate("How often are sheep shorn?", context).citations
+    assert (shorn.number, shorn.quote) == (2, text)
 
 
 class Renamed:

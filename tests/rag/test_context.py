@@ -100,6 +100,11 @@ def test_a_first_sentence_that_is_too_long_is_cut_at_a_word():
     assert block.text == "one two three four"
 
 
+def test_a_cut_block_never_begins_with_white_space():
+    context = pack(hits("The  first sentence.", evidence=(Span(3, 10),)), budget=2, count_tokens=words)
+    assert [block.text for block in context.blocks] == ["first"]
+
+
 def test_what_does_not_fit_is_named_and_shorter_ones_still_get_in():
     context = pack(
         hits("Short one.", "This one is a very long sentence that has no room.", "Tiny."), budget=6, count_tokens=words
@@ -166,7 +171,9 @@ def test_the_estimate_is_no_fantasy():
     assert estimate_tokens("") == 0
 
 
-@pytest.mark.parametrize("options", [{"budget": 0}, {"limit": 0}, {"order": "best"}])
+@pytest.mark.parametrize(
+    "options", [{"budget": 0}, {"budget": None}, {"budget": "9"}, {"limit": 0}, {"limit": "9"}, {"order": "best"}]
+)
 def test_wrong_options(options):
     with pytest.raises(InputError):
         pack([], **options)

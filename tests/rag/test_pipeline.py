@@ -179,6 +179,45 @@ async def test_or_the_best_sentences_if_asked_for(chat, lm, caplog):
     assert done.result.answer.citations == answer.citations
 
 
+class Careless:
+    """A generator of somebody else's, that raises what it likes."""
+
+    model = "careless"
+
+    def generate(self, query, context, *, deadline_s=None):
+        raise ValueError("no such key")
+
+    async def agenerate(self, query, context, *, deadline_s=None):
+        raise ValueError("no such key")
+
+    def stream(self, query, context, *, deadline_s=None):
+        yield "Sow"
+        raise ValueError("no such key")
+
+    async def astream(self, query, context, *, deadline_s=None):
+        yield "Sow"
+        raise ValueError("no such key")
+
+
+async def test_any_error_of_a_generator_can_be_rescued(caplog):
+    pipeline = RagPipeline(InMemory(FARM), WordOverlap(), Careless(), on_generator_error="extractive")
+    answers = [pipeline.ask(QUESTION).answer, (await pipeline.aask(QUESTION)).answer]
+    answers += [list(pipeline.stream(QUESTION))[-1].result.answer]
+    answers += [[event async for event in pipeline.astream(QUESTION)][-1].result.answer]
+    for answer in answers:
+        assert "3 to 5 cm" in answer.text
+        assert answer.reason.startswith("careless failed (ValueError: no such key)")
+    assert caplog.text.count("no such key") == 4
+    with pytest.raises(ValueError, match="no such key"):
+        RagPipeline(InMemory(FARM), WordOverlap(), Careless()).ask(QUESTION)
+
+
+@pytest.mark.parametrize("deadline_s", ["1", 0, -1, float("nan")])
+def test_a_deadline_is_a_positive_number(pipeline, deadline_s):
+    with pytest.raises(InputError, match="deadline_s"):
+        pipeline.ask(QUESTION, deadline_s=deadline_s)
+
+
 def test_failures_of_other_stages_are_never_hidden():
     broken = RagPipeline(
         InMemory(FARM, StoreError("the store is gone")), WordOverlap(), on_generator_error="extractive"

@@ -167,8 +167,8 @@ def test_pipes_flatten_and_views_survive():
         assert cascade.top_k == 5
         assert cascade.model == "word-overlap:a[:30] | word-overlap:b[:10] | word-overlap:c[:5]"
     inner = (a | b[:10])[:20]
-    assert [stage.top_k for stage in (inner | c).stages] == [None, 20, None]
-    assert (b.top_k, inner.top_k, inner.stages[1].top_k) == (None, 20, 10)
+    assert [stage.top_k for stage in (inner | c).stages] == [None, 10, None]
+    assert (b.top_k, inner.top_k, inner.stages[1].top_k) == (None, 10, 10)
     careful = Cascade([a, b], on_error="keep_order")
     assert (careful | c).stages == (careful, c)
     assert Cascade([a, b[:10]], top_k=3).top_k == 3
@@ -191,7 +191,7 @@ def test_the_fingerprint_knows_stages_and_cuts_but_not_the_last_view():
     assert Fusion([a, b], weights=(1, 2)).fingerprint != Fusion([a, b]).fingerprint
 
 
-@pytest.mark.parametrize("parts", [[], ["dense"], [WordOverlap(), None]])
+@pytest.mark.parametrize("parts", [[], ["dense"], [WordOverlap(), None], WordOverlap(), 5, None])
 def test_composites_are_made_of_rerankers(parts):
     for composite in (Cascade, Fusion):
         with pytest.raises(InputError, match="at least one reranker"):
@@ -252,6 +252,10 @@ def test_a_stage_that_fails_is_never_called_scored():
     assert (first.status, ids(first)) == ("partial", ["c", "b", "a", "d", "e"])
     with pytest.raises(ModelError):
         (good | Broken(never)).rank("q", FIVE)
+    sourced = [passage.replace(metadata={"source": 1} if passage.id in "de" else {}) for passage in FIVE]
+    behind = (good | bad | SourceCap(per=1)).rank("q", sourced)  # what failed hands on its input; mmr and co. go on
+    assert (behind.status, ids(behind)) == ("fallback", ["e", "c", "b", "a", "d"])
+    assert behind.reason == "stage 2 (broken): ModelError: out of order"
     whole = Cascade([good, Broken(never)], on_error="keep_order").rank("q", FIVE)
     assert (whole.status, ids(whole)) == ("fallback", list("abcde"))
 
@@ -397,6 +401,22 @@ def test_a_member_that_fails_is_left_out_and_named():
         Fusion([Broken(never), good]).rank("q", FIVE)
 
 
+@pytest.mark.parametrize("method", ["z-score", "rrf"])
+def test_a_member_of_weight_zero_has_no_vote(method):
+    bad, good = Broken(never, on_error="keep_order"), Given({"a": 1, "b": 2, "c": 3})
+    alone = Fusion([good, bad], weights=(0, 1), method=method).rank("q", FIVE[:3])
+    assert (alone.status, ids(alone)) == ("fallback", ["a", "b", "c"])
+    assert alone.reason == "broken: ModelError: out of order"
+    assert {(hit.score, hit.status) for hit in alone} == {(None, "unscored")}
+    some = Given({"a": 1, "b": 2, "c": np.nan})
+    partly = Fusion([good, some], weights=(0, 1), method=method).rank("q", FIVE[:3])
+    assert [(hit.id, hit.status) for hit in partly] == [("b", "scored"), ("a", "scored"), ("c", "unscored")]
+    assert partly.status == "partial"
+    silent = Given({"a": np.nan, "b": np.nan, "c": np.nan})
+    nothing = Fusion([good, silent], weights=(0, 1), method=method).rank("q", FIVE[:3])
+    assert (nothing.status, {hit.status for hit in nothing}) == ("partial", {"unscored"})
+
+
 def test_a_member_that_comes_too_late_is_left_out_and_named():
     table = Given({"a": 1, "b": 2, "c": 3})
 
@@ -430,6 +450,8 @@ def test_fusing_with_the_first_stage():
     [
         {"method": "borda"},
         {"k": 0},
+        {"k": "x"},
+        {"k": None},
         {"k": float("nan")},
         {"weights": (1,)},
         {"weights": (1, -1)},
@@ -456,5 +478,5 @@ def test_closing_a_composite_closes_its_parts(tmp_path):
     parts = [WordOverlap(cache=tmp_path / f"{i}.sqlite") for i in range(3)]
     with parts[0] | Fusion(parts[1:]) as cascade:
         cascade.rank("wheat", ["wheat"])
-        assert all(part.cache._connection is not None for part in parts)
-    assert all(part.cache._connection is None for part in parts)
+        assert all(part.cache._file._connection is not None for part in parts)
+    assert all(part.cache._file._connection is None for part in parts)

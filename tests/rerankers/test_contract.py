@@ -273,6 +273,13 @@ def test_a_deadline_serves_every_query_first():
     assert all(ranking[0].status == "scored" for ranking in rankings)
 
 
+def test_a_huge_passage_does_not_keep_short_ones_from_their_score():
+    texts = [" ".join(f"rain{i}" for i in range(1500)), "wheat rust", "wheat"]
+    ranking = WordOverlap(window=50, delay=0.01).rank("wheat rust", texts, deadline_s=0.3)
+    assert ids(ranking) == ["1", "2", "0"]
+    assert [hit.status for hit in ranking] == ["scored", "scored", "unscored"]
+
+
 def test_an_ample_deadline_changes_nothing():
     texts = [f"wheat {i}" for i in range(20)]
     assert WordOverlap().rank("wheat", texts, deadline_s=60).hits == WordOverlap().rank("wheat", texts).hits

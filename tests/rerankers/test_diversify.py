@@ -10,7 +10,7 @@ from families import WordOverlap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rerankit.errors import InputError
+from rerankit.errors import InputError, ModelError
 from rerankit.models.embedded import embedder
 from rerankit.rerankers.diversify import DPP, MMR, Freshness, SourceCap
 from rerankit.rerankers.moments import moment
@@ -222,6 +222,30 @@ def test_lists_are_embedded_together_and_texts_once():
     assert sum(ranking.usage.forward_passes for ranking in rankings) == 1
 
 
+class Nameless:
+    """Has no width, so no stored vector can be told to be its own."""
+
+    model_id = "nameless"
+
+    def encode(self, texts, *, kind="passage", meter=None):
+        return np.eye(len(texts), 2)
+
+
+@pytest.mark.parametrize("embedder", [5, 1.5, object(), Nameless(), b"name"])
+def test_what_is_no_embedder_is_refused_at_once(embedder):
+    with pytest.raises(InputError, match="loaded TextEncoder"):
+        MMR(embedder=embedder)
+
+
+def test_an_embedder_may_be_named_or_brought(tmp_path):
+    class Whole(Nameless):
+        dim = 2
+
+    assert ids(MMR(embedder=Whole()).rank("q", ["a", "b"])) == ["0", "1"]
+    with pytest.raises(ModelError, match=r"config\.json is missing"):
+        MMR(embedder=str(tmp_path)).rank("q", ["a", "b"])
+
+
 @pytest.mark.parametrize("kind", [MMR, DPP])
 @pytest.mark.parametrize(
     "options", [{"lambda_": -0.1}, {"lambda_": 1.1}, {"lambda_": "a"}, {"lambda_": float("nan")}, {"depth": 0}]
@@ -330,6 +354,18 @@ MAY_SIXTH = 1714953600.0
         ("1714953600.0", MAY_SIXTH),
         (1714953600000, MAY_SIXTH),
         (2024, 1704067200.0),
+        (np.int64(2024), 1704067200.0),
+        (np.float32(2024), 1704067200.0),
+        (20240506, MAY_SIXTH),
+        (20240506.0, MAY_SIXTH),
+        ("20240506", MAY_SIXTH),
+        (np.int64(20240506), MAY_SIXTH),
+        (20241345, 20241345.0),
+        ("2024-01", 1704067200.0),
+        ("2024-13", None),
+        (np.datetime64("2024-05-06T00:00:00.000000000"), MAY_SIXTH),
+        (np.datetime64("NaT"), None),
+        (np.True_, None),
         ("2024", 1704067200.0),
         (-86400, -86400.0),
         (None, None),
