@@ -5,25 +5,24 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+import operator
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
-from rerankit.errors import InputError
+from rerankit.errors import InputError, StoreError
 from rerankit.models.protocols import Embedder
 from rerankit.rag.collection import check_embedder, read_facts
-from rerankit.rag.guard import GuardedCollection
+from rerankit.rag.guard import GuardedCollection, is_gone
 from rerankit.rag.indexing import Indexer, IndexReport, progress_bar
 from rerankit.rag.lexical import LexicalIndex
 from rerankit.rag.query_result import rerank_query_result
 from rerankit.rag.records import STAMP, embedded_text, from_record
-from rerankit.rag.searching import Filters, Found, fuse, get_records, query_collection
+from rerankit.rag.searching import Filters, Found, checked_ids, fuse, get_records, query_collection
 from rerankit.rag.store import Space, Store
-from rerankit.rag.vectors import VectorSource
+from rerankit.rag.vectors import VectorSource, embed
 from rerankit.rerankers.prepare import clean
 from rerankit.types import Passage
 
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["ChromaRetriever", "IndexReport", "rerank_query_result"]
 
 _PAGE = 5000
+_Result = TypeVar("_Result")
 
 
 class ChromaRetriever:
@@ -58,9 +58,10 @@ class ChromaRetriever:
         hybrid: add lexical (BM25) candidates and fuse both lists by reciprocal rank.
         rrf_k: constant of the fusion.
         space: of a collection that ``index`` makes.
+        timeout_s: longest wait for an answer of a server that is given by its address.
 
     Raises:
-        InputError: ``store`` or a number makes no sense.
+        InputError: ``store``, ``where`` or a number makes no sense.
     """
 
     def __init__(
@@ -74,11 +75,13 @@ class ChromaRetriever:
         hybrid: bool = False,
         rrf_k: int = 60,
         space: Space = "cosine",
+        timeout_s: float = 60.0,
     ) -> None:
         self.fetch_k = _positive(fetch_k, "fetch_k")
         self.hybrid = hybrid
-        self._store, self._name, self._space = Store(store), collection, space
-        self._where, self._rrf_k = where, _positive(rrf_k, "rrf_k")
+        self._store, self._name, self._space = Store(store, timeout_s), collection, space
+        self._where = Filters.of(where, None, None, None).where
+        self._rrf_k = _positive(rrf_k, "rrf_k")
         self._chosen = embedder
         self._attached: tuple[GuardedCollection, Space, str] | None = None
         self._lexical: tuple[object, LexicalIndex] | None = None
@@ -127,6 +130,7 @@ class ChromaRetriever:
 
         Raises:
             InputError: an empty query, a filter that Chroma does not accept, or an unknown id.
+            ModelError: the embedder made something else than finite vectors.
             StoreError: the store cannot be used, or was made with another embedder.
         """
         return self.retrieve_many([query], k=k, where=where, where_document=where_document, ids=ids)[0]
@@ -145,24 +149,36 @@ class ChromaRetriever:
         wanted = self.fetch_k if k is None else _positive(k, "k")
         if not cleaned:
             return []
-        collection, space, model_id = self._attach()
         filters = Filters.of(self._where, where, where_document, ids)
-        vectors = np.asarray(self.embedder.encode(cleaned, kind="query"), dtype=np.float32)
-        filters.check_ids(collection)
-        results = query_collection(collection, space, vectors, wanted, filters)
-        if self.hybrid:
-            results = self._fused(collection, space, cleaned, results, wanted, filters)
-        return [found.passages(model_id) for found in results]
+
+        def search(collection: GuardedCollection, space: Space, model_id: str) -> list[list[Passage]]:
+            vectors = embed(self.embedder, cleaned, "query")
+            filters.check_ids(collection)
+            results = query_collection(collection, space, vectors, wanted, filters)
+            if self.hybrid:
+                results = self._fused(collection, space, cleaned, results, wanted, filters)
+            return [found.passages(model_id) for found in results]
+
+        return self._attached_to(search)
 
     async def aretrieve(self, query: str, **options: Any) -> list[Passage]:
         """:meth:`retrieve` in a worker thread, for asynchronous programs."""
         return await asyncio.to_thread(functools.partial(self.retrieve, query, **options))
 
     def get(self, ids: Sequence[str]) -> list[Passage]:
-        """Passages by id, in the order asked for; unknown ids are left out."""
-        collection, _, model_id = self._attach()
-        records = get_records(collection, list(dict.fromkeys(ids)))
-        return [records[key].passage(model_id) for key in ids if key in records]
+        """Passages by id, in the order asked for; unknown ids are left out.
+
+        Raises:
+            InputError: ``ids`` are not strings.
+            StoreError: the store or the collection cannot be used.
+        """
+        unique = checked_ids(ids)
+
+        def fetch(collection: GuardedCollection, _: Space, model_id: str) -> list[Passage]:
+            records = get_records(collection, unique)
+            return [records[key].passage(model_id) for key in ids if key in records]
+
+        return self._attached_to(fetch)
 
     def passages(self) -> Iterator[Passage]:
         """Everything in the collection, streamed, without vectors.
@@ -187,7 +203,8 @@ class ChromaRetriever:
         """Bring passages into the collection, which is made if it is not there.
 
         Idempotent and resumable: a passage's id is the record's id, a hash of its content is kept beside it, and what
-        is there unchanged is neither embedded nor written again. A vector in ``Passage.embedding`` is used as it is.
+        is there unchanged is neither embedded nor written again. A passage that has no text any more is deleted. A
+        vector in ``Passage.embedding`` is used as it is.
 
         Args:
             passages: any iterable; it is read once and never held as a whole.
@@ -203,11 +220,20 @@ class ChromaRetriever:
         model_id = self._chosen.model_id if self._chosen is not None else ""
         with self._lock, bar as advance:
             collection = self._store.create(self._name, space=self._space)
-            self._attached = self._lexical = None
+            self.refresh()
             source = VectorSource(collection, lambda: self.embedder, model_id)
             return Indexer(collection, source, self._store.max_batch).run(
                 passages, prune=prune, batch=_positive(batch, "batch"), advance=advance
             )
+
+    def refresh(self) -> None:
+        """Look at the collection again: forget its checked facts and the lexical index.
+
+        Needed only in hybrid retrieval, after another program has changed texts in place without rerankit: Chroma
+        offers no cheap sign of that. What ``index`` writes, and every change of the number of records, is noticed.
+        """
+        with self._lock:
+            self._attached = self._lexical = None
 
     def drop(self) -> None:
         """Delete the collection.
@@ -216,13 +242,13 @@ class ChromaRetriever:
             StoreError: it is not there, or was handed over as a collection.
         """
         with self._lock:
-            self._attached = self._lexical = None
+            self.refresh()
             self._store.drop(self._name)
 
     def close(self) -> None:
         """Release the store, if this object opened it; the next call opens it again."""
         with self._lock:
-            self._attached = self._lexical = None
+            self.refresh()
             self._store.close()
 
     def __enter__(self) -> ChromaRetriever:
@@ -230,6 +256,16 @@ class ChromaRetriever:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _attached_to(self, use: Callable[[GuardedCollection, Space, str], _Result]) -> _Result:
+        """``use`` of the collection; once more if it was dropped meanwhile and may have been made again."""
+        try:
+            return use(*self._attach())
+        except StoreError as error:
+            if not is_gone(error):
+                raise
+        self.refresh()
+        return use(*self._attach())
 
     def _attach(self) -> tuple[GuardedCollection, Space, str]:
         """The collection, checked once against the embedder: its space, and the id of the vectors in it."""
@@ -287,6 +323,10 @@ def _checked_query(query: object) -> str:
 
 
 def _positive(number: int, name: str) -> int:
-    if number < 1:
+    try:
+        whole = operator.index(number)
+    except TypeError as error:
+        raise InputError(f"{name} must be a whole number, got {number!r:.80}") from error
+    if whole < 1:
         raise InputError(f"{name} must be at least 1, got {number}")
-    return number
+    return whole

@@ -34,8 +34,11 @@ class Chunking:
     overlap: int = 1
 
     def __post_init__(self) -> None:
-        if self.words < 1 or self.overlap < 0:
-            raise InputError(f"Chunking needs words >= 1 and overlap >= 0, got {self.words} and {self.overlap}")
+        whole = isinstance(self.words, int) and isinstance(self.overlap, int)
+        if not whole or self.words < 1 or self.overlap < 0:
+            raise InputError(
+                f"Chunking needs whole numbers, words >= 1 and overlap >= 0, got {self.words!r} and {self.overlap!r}"
+            )
 
 
 def count_words(text: str) -> int:
@@ -74,7 +77,7 @@ def _pieces(text: str, span: tuple[int, int], limit: int) -> list[tuple[int, int
 
 def _with_overlap(sizes: Sequence[int], first: int, chunking: Chunking) -> int:
     """Where a chunk begins that repeats the sentences before ``first``."""
-    begin, room = first, chunking.words // 4
+    begin, room = first, min(chunking.words // 4, chunking.words - sizes[first])
     while begin > 0 and first - begin < chunking.overlap and sizes[begin - 1] <= room:
         begin -= 1
         room -= sizes[begin]

@@ -29,6 +29,8 @@ UNKNOWN = "unknown"
 
 _SAME_MODEL = 0.9  # cosine of a text embedded twice: numerics stay far above it, another model far below
 
+_LOOKED_AT, _COMPARED = 50, 3  # records; some may have no document
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -67,15 +69,16 @@ def check_embedder(collection: GuardedCollection, facts: Facts, embedder: Embedd
     """The id under which the stored vectors may be used together with those of ``embedder``.
 
     A collection that others made names no embedder: then up to three stored documents are embedded again and compared.
+    Vectors that do not fit, or that have no document to be compared by, count as those of an unknown model.
 
     Args:
         collection: to check.
         facts: of it.
         embedder: about to embed queries or passages.
-        strict: refuse a collection whose vectors do not fit, instead of warning; for writing.
+        strict: refuse such vectors instead of warning; for writing.
 
     Raises:
-        StoreError: another embedder is recorded, or the dimension differs, or (strict) the vectors do not fit.
+        StoreError: another embedder is recorded, or the dimension differs, or (strict) the embedder is unknown.
     """
     name, mine = collection.name, embedder.model_id
     if facts.embedder and facts.embedder != mine:
@@ -87,18 +90,21 @@ def check_embedder(collection: GuardedCollection, facts: Facts, embedder: Embedd
     if facts.embedder or facts.ours or facts.dim is None:
         return mine
     likeness = _likeness(collection, embedder)
-    if likeness is None or likeness >= _SAME_MODEL:
+    if likeness is not None and likeness >= _SAME_MODEL:
         return mine
-    found = f"Collection {name!r} seems to be made with another embedder than {mine!r} (cosine {likeness:.2f})."
+    if likeness is None:
+        found = f"Collection {name!r} names no embedder and has no documents to tell whether it was {mine!r}."
+    else:
+        found = f"Collection {name!r} seems to be made with another embedder than {mine!r} (cosine {likeness:.2f})."
     if strict:
         raise StoreError(f"{found} {FIX}")
-    logger.warning("%s Results will be poor. %s", found, FIX)
+    logger.warning("%s Results may be poor. %s", found, FIX)
     return UNKNOWN
 
 
 def _likeness(collection: GuardedCollection, embedder: Embedder) -> float | None:
     """Mean cosine of stored vectors and ours for the same documents; None where nothing can be compared."""
-    sample = collection.get(limit=3, include=["documents", "metadatas", "embeddings"])
+    sample = collection.get(limit=_LOOKED_AT, include=["documents", "metadatas", "embeddings"])
     documents, metadatas, vectors = sample["documents"], sample["metadatas"], sample["embeddings"]
     if documents is None or metadatas is None or vectors is None:
         return None
@@ -110,6 +116,8 @@ def _likeness(collection: GuardedCollection, embedder: Embedder) -> float | None
         ours = embedder.encode([document, embedded_text(from_record(key, document, metadata))], kind="passage")
         lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(stored)
         cosines.append(float(np.max(ours @ stored / lengths)))
+        if len(cosines) == _COMPARED:
+            break
     return float(np.mean(cosines)) if cosines else None
 
 

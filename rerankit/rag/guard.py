@@ -13,7 +13,7 @@ from rerankit.errors import InputError, RerankitError, StoreError
 if TYPE_CHECKING:
     from chromadb import Collection
 
-__all__ = ["GuardedCollection", "store_errors"]
+__all__ = ["GuardedCollection", "is_gone", "store_errors"]
 
 
 class GuardedCollection:
@@ -105,6 +105,13 @@ def store_errors(place: str) -> Iterator[None]:
         raise
     except (ChromaError, httpx.HTTPError, ValueError, TypeError, OSError) as error:
         raise StoreError(f"{place[0].upper()}{place[1:]} {_way_out(place, error)}") from error
+
+
+def is_gone(error: StoreError) -> bool:
+    """Whether the collection of a failed call is not there any more."""
+    from chromadb.errors import NotFoundError
+
+    return isinstance(error.__cause__, NotFoundError)
 
 
 def _way_out(place: str, error: Exception) -> str:

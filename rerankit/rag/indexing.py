@@ -7,7 +7,6 @@ simply run again: what is there is recognised and not embedded twice, what is mi
 from __future__ import annotations
 
 import itertools
-import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
@@ -22,6 +21,7 @@ from rerankit.errors import InputError
 from rerankit.rag.collection import update_metadata
 from rerankit.rag.guard import GuardedCollection
 from rerankit.rag.records import HASH, STAMP, content_hash, to_metadata
+from rerankit.rag.seen import Seen
 from rerankit.rag.vectors import VectorSource
 from rerankit.rerankers.prepare import clean
 from rerankit.types import Passage
@@ -37,7 +37,7 @@ class IndexReport:
         added: new in the collection.
         updated: there before with other content.
         unchanged: there before, not embedded again.
-        deleted: pruned because they were not among the passages.
+        deleted: pruned because they were not among the passages, or there before and now without text.
         skipped: repeated word for word in the input, or without text.
         seconds: wall time.
     """
@@ -77,9 +77,11 @@ class Indexer:
         if batch < 1:
             raise InputError(f"batch must be at least 1, got {batch}")
         started = time.perf_counter()
-        with _Seen() as seen:
+        with Seen() as seen:
             for group in _batches(passages, min(batch, self._max_batch)):
-                self._add(self._entries(group, seen))
+                entries, empty = self._entries(group, seen)
+                self._delete(self._stored(empty))
+                self._add(entries)
                 advance(len(group))
             if prune:
                 self._prune(seen)
@@ -90,24 +92,33 @@ class Indexer:
     def _count(self, **more: int) -> None:
         self._report = replace(self._report, **{name: getattr(self._report, name) + n for name, n in more.items()})
 
+    def _announce(self) -> None:
+        """Before the first write."""
+        if not self._stamped:
+            self._stamp()
+
     def _stamp(self) -> None:
         """Tell readers, before and after writing, that what they built from this collection is out of date."""
         update_metadata(self._collection, **{STAMP: uuid.uuid4().hex})
         self._stamped = True
 
-    def _entries(self, group: Sequence[Passage], seen: _Seen) -> dict[str, _Entry]:
-        """The records to be, by id; repeated and empty passages are left out and counted."""
+    def _entries(self, group: Sequence[Passage], seen: Seen) -> tuple[dict[str, _Entry], list[str]]:
+        """The records to be, by id, and the ids of passages without text; these and repeated ones are counted."""
         entries: dict[str, _Entry] = {}
+        empty: list[str] = []
         for passage in group:
             _check(passage)
             cleaned = passage.replace(text=clean(passage.text), title=clean(passage.title))
             metadata = to_metadata(cleaned)
             digest = content_hash(cleaned, metadata)
-            if not seen.add(passage.id, digest) or not cleaned.text.strip():
+            if not _is_new(seen, passage.id, digest):
                 self._count(skipped=1)
+            elif not cleaned.text.strip():
+                self._count(skipped=1)
+                empty.append(passage.id)
             else:
                 entries[passage.id] = _Entry(cleaned, {**metadata, HASH: digest})
-        return entries
+        return entries, empty
 
     def _add(self, entries: Mapping[str, _Entry]) -> None:
         if not entries:
@@ -119,8 +130,7 @@ class Indexer:
         if not due:
             return
         vectors = dict(zip(due, self._source.vectors([entry.passage for entry in due.values()]), strict=True))
-        if not self._stamped:
-            self._stamp()
+        self._announce()
         new = {key: entry for key, entry in due.items() if key not in stored}
         changed = {key: entry for key, entry in due.items() if key in stored}
         if new:
@@ -132,55 +142,40 @@ class Indexer:
         self._count(added=len(new), updated=len(changed))
 
     def _stored(self, keys: list[str]) -> dict[str, Mapping[str, Any]]:
+        if not keys:
+            return {}
         found = self._collection.get(ids=keys, include=["metadatas"])
         return {key: meta or {} for key, meta in zip(found["ids"], found["metadatas"] or (), strict=True)}
 
-    def _prune(self, seen: _Seen) -> None:
-        if not len(seen):
+    def _prune(self, seen: Seen) -> None:
+        if not self._report.added + self._report.updated + self._report.unchanged:
             raise InputError("prune=True without any passage would delete the whole collection; use drop() for that")
         offset = 0
         while page := self._collection.get(limit=self._max_batch, offset=offset, include=[])["ids"]:
             gone = [key for key in page if key not in seen]
             offset += len(page) - len(gone)
-            if gone:
-                if not self._stamped:
-                    self._stamp()
-                self._collection.delete(ids=gone)
-                self._count(deleted=len(gone))
+            self._delete(gone)
+
+    def _delete(self, keys: Iterable[str]) -> None:
+        if gone := list(keys):
+            self._announce()
+            self._collection.delete(ids=gone)
+            self._count(deleted=len(gone))
 
 
-class _Seen:
-    """Ids met in this run, with what they stood for; on disk, so that millions cost no memory."""
+def _is_new(seen: Seen, key: str, digest: str) -> bool:
+    """False if the same passage was met before.
 
-    def __enter__(self) -> _Seen:
-        self._rows = sqlite3.connect("")  # a private file that SQLite deletes itself
-        self._rows.execute("CREATE TABLE seen (id TEXT PRIMARY KEY, digest TEXT) WITHOUT ROWID")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._rows.close()
-
-    def add(self, key: str, digest: str) -> bool:
-        """False if the same passage was met before.
-
-        Raises:
-            InputError: the id was met with other content.
-        """
-        if self._rows.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (key, digest)).rowcount:
-            return True
-        (before,) = self._rows.execute("SELECT digest FROM seen WHERE id = ?", (key,)).fetchone()
-        if before != digest:
-            raise InputError(
-                f"Two different passages have the id {key!r}; ids name a passage, so they must differ. "
-                "The batches before this one are indexed; correct the ids and run it again."
-            )
-        return False
-
-    def __contains__(self, key: str) -> bool:
-        return self._rows.execute("SELECT 1 FROM seen WHERE id = ?", (key,)).fetchone() is not None
-
-    def __len__(self) -> int:
-        return int(self._rows.execute("SELECT COUNT(*) FROM seen").fetchone()[0])
+    Raises:
+        InputError: the id was met with other content.
+    """
+    before = seen.add(key, digest)
+    if before is not None and before != digest:
+        raise InputError(
+            f"Two different passages have the id {key!r}; ids name a passage, so they must differ. "
+            "The batches before this one are indexed; correct the ids and run it again."
+        )
+    return before is None
 
 
 def _check(passage: object) -> None:

@@ -13,13 +13,14 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rerankit.errors import InputError, MissingExtraError
 from rerankit.rag.chunking import Chunking, chunks, count_words
 from rerankit.rag.documents import Problem, Section, read_html, read_markdown, read_pdf, read_text
 from rerankit.rag.rows import read_csv, read_jsonl
+from rerankit.rag.seen import Seen
 from rerankit.types import Passage
 
 __all__ = ["FORMATS", "Chunking", "Loaded", "Problem", "iter_passages", "load"]
@@ -83,22 +84,26 @@ def iter_passages(
     """The passages of files, one after the other.
 
     A passage's id is ``relative/path#0001``: the path is relative to the folder, the fixed part of the glob, or the
-    common parent of a list, so it is the same on every machine. A JSON or CSV row with an id keeps it, and a row is
-    cut only if it is longer than two chunks. Metadata hold ``source``, ``start`` and ``end`` (characters of the
-    source's text; of the page in a PDF, with ``page``; of the visible text in HTML), and ``line`` for rows.
+    common parent of a list, so it is the same on every machine. A JSON or CSV row with an id keeps it, unless another
+    row had it before: then the row is named by path and line, as one without an id is, and a problem per file says so.
+    A row is cut only if it is longer than two chunks. Metadata hold ``source``, ``start`` and ``end`` (characters of
+    the source's text; of the page in a PDF, with ``page``; of the visible text in HTML), and ``line`` for rows.
 
     Args:
         paths: a file, a folder (recursive; hidden names are left out), a glob pattern, or several of these.
         chunking: how texts are cut; None keeps every section, page and row whole.
         on_problem: called with each problem as it is met; by default problems are logged as warnings.
         text_column: the column or key that holds the text of CSV and JSON rows.
-        max_bytes: largest file (for rows: largest line) that is read.
+        max_bytes: largest file (for rows: largest line) that is read. A CSV field must be within
+            ``csv.field_size_limit()`` besides.
 
     Raises:
-        InputError: a path does not exist, a pattern matches nothing, or ``paths`` is empty.
+        InputError: a path does not exist, a pattern matches nothing, or ``paths`` is empty or no paths.
         MissingExtraError: a format needs a package that is not installed.
     """
-    roots = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    roots = [paths] if isinstance(paths, (str, Path)) or not isinstance(paths, Iterable) else list(paths)
+    if wrong := [root for root in roots if not isinstance(root, (str, os.PathLike))]:
+        raise InputError(f"Paths to load must be strings or pathlib.Path, got {wrong[0]!r:.80}")
     report = on_problem or _log
     found = [_expand(root, report) for root in roots]  # here, so that a wrong path fails before anything is read
     if not found:
@@ -118,23 +123,45 @@ def _passages(
 ) -> Iterator[Passage]:
     seen: set[Path] = set()
     others: Counter[str] = Counter()
-    for path in files:
-        if path in seen:
-            continue
-        seen.add(path)
-        source = _relative(path, base)
-        if path.suffix.lower() not in FORMATS:
-            others[path.suffix.lower() or path.name] += 1
-            continue
-        numbers = itertools.count(1)
-        for item in _read(path, source, text_column, max_bytes):
-            if isinstance(item, Problem):
-                report(item)
+    with Seen() as taken:
+        for path in files:
+            if path in seen:
+                continue
+            seen.add(path)
+            if path.suffix.lower() in FORMATS:
+                source = _relative(path, base)
+                yield from _named(_read(path, source, text_column, max_bytes), source, taken, report, chunking)
             else:
-                yield from _cut(item, source, numbers, chunking)
+                others[path.suffix.lower() or path.name] += 1
     if others:
         kinds = ", ".join(f"{kind} ({count})" for kind, count in others.most_common(8))
         report(Problem(str(base), f"files of other formats: {kinds}; readable are {' '.join(FORMATS)}"))
+
+
+def _named(
+    items: Iterable[Section | Problem],
+    source: str,
+    taken: Seen,
+    report: Callable[[Problem], None],
+    chunking: Chunking | None,
+) -> Iterator[Passage]:
+    """The passages of one file, no two of a run with one id; ``taken`` knows where each id was met first."""
+    numbers, told = itertools.count(1), False
+    for item in items:
+        if isinstance(item, Problem):
+            report(item)
+            continue
+        place = source if item.row is None else f"{source}:{item.row}"
+        if item.id and (before := taken.add(item.id, place)) is not None:
+            if not told:
+                reason = f"the id {item.id!r} is that of {before} already; such rows are named by their lines"
+                report(Problem(source, reason, item.row, skipped=False))
+            item, told = replace(item, id=""), True
+        for passage in _cut(item, source, numbers, chunking):
+            if passage.id == item.id or (before := taken.add(passage.id, place)) is None:
+                yield passage
+            else:  # an id that was made, and that a row had chosen
+                report(Problem(source, f"the id {passage.id!r} is that of {before} already", item.row))
 
 
 def _log(problem: Problem) -> None:
@@ -142,7 +169,7 @@ def _log(problem: Problem) -> None:
 
 
 def _relative(path: Path, base: Path) -> str:
-    return path.relative_to(base).as_posix().encode("utf-8", "replace").decode("utf-8")
+    return path.relative_to(base).as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _expand(root: str | Path, report: Callable[[Problem], None]) -> tuple[Path, Iterable[Path]]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from rerankit.rerankers.prepare import clean
 from rerankit.types import Passage
 
 __all__ = ["DISTANCE", "EMBEDDER", "HASH", "STAMP", "content_hash", "embedded_text", "from_record", "to_metadata"]
+
+_Container = TypeVar("_Container", list[Any], dict[str, Any])
 
 _OURS = "rerankit:"
 HASH = _OURS + "hash"
@@ -74,16 +76,25 @@ def from_record(
     elif HASH in found:
         found.pop("title", None)
     # Lists of a deleted collection can reappear on records written later (chroma issue 7594): ours are named.
-    lists = json.loads(found.get(_LISTS, "[]")) if HASH in found else found
+    lists = _parsed(found.get(_LISTS), list) if HASH in found else found
     kept = {
         name: value
         for name, value in found.items()
         if not name.startswith(_OURS) and (name in lists or not isinstance(value, list))
     }
-    kept.update(json.loads(found.get(_JSON, "{}")))
+    kept.update(_parsed(found.get(_JSON), dict))
     if distance is not None:
         kept[DISTANCE] = distance
     return Passage(key, document or "", title if isinstance(title, str) else "", kept)
+
+
+def _parsed(text: object, kind: type[_Container]) -> _Container:
+    """What ``to_metadata`` wrote as JSON. Anyone may write such a key: what is not of this ``kind`` counts as empty."""
+    try:
+        value = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        value = None
+    return value if isinstance(value, kind) else kind()
 
 
 def _plain(value: Any) -> Any:

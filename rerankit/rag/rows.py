@@ -102,6 +102,7 @@ def read_csv(path: Path, source: str, max_bytes: int, text_column: str | None) -
     rows = _records(path, source, max_bytes, problems.append)
     header = [name.strip() for name in next(rows, (1, []))[1]]
     sample = list(itertools.islice(rows, _SAMPLE_ROWS))
+    yield from _drain(problems)
     column = _text_column(header, [row for _, row in sample], text_column)
     for number, row in itertools.chain(sample, rows):
         yield from _drain(problems)
@@ -124,19 +125,30 @@ def _records(
     path: Path, source: str, max_bytes: int, report: Callable[[Problem], None]
 ) -> Iterator[tuple[int, list[str]]]:
     """Numbered rows. Blank ones are left out; damaged ones are reported."""
-    lines = _text_lines(path, source, max_bytes, report)
+    lines, ended = _text_lines(path, source, max_bytes, report), False
+
+    def until_end() -> Iterator[str]:
+        nonlocal ended
+        yield from lines
+        ended = True
+
     if (first := next(lines, None)) is None:
         return
     delimiter = max(",;\t|", key=first.count)
-    reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter)
+    reader = csv.reader(itertools.chain([first], until_end()), delimiter=delimiter)
     while True:
+        begin = reader.line_num + 1
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            report(Problem(source, f"the row cannot be read ({error})", reader.line_num))
+            hint = "; csv.field_size_limit() sets it" if "limit" in str(error) else ""
+            report(Problem(source, f"the row cannot be read ({error}{hint})", reader.line_num))
             continue
+        if ended:  # the reader asked for more lines: the row was not complete
+            report(Problem(source, "a quote in this row is never closed; the rest of the file is lost in it", begin))
+            return
         if any(field.strip() for field in row):
             yield reader.line_num, row
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from rerankit.rag.records import from_record
 from rerankit.rag.store import Space
 from rerankit.types import Passage
 
-__all__ = ["Filters", "Found", "Record", "fuse", "get_records", "query_collection"]
+__all__ = ["Filters", "Found", "Record", "checked_ids", "fuse", "get_records", "query_collection"]
 
 _QUERIES_AT_ONCE = 64
 
@@ -38,10 +38,17 @@ class Filters:
         where_document: Mapping[str, Any] | None,
         ids: Sequence[str] | None,
     ) -> Filters:
-        """Two metadata filters joined, and the others."""
+        """Two metadata filters joined, and the others.
+
+        Raises:
+            InputError: one of them is not of its kind.
+        """
+        for name, value in (("where", always), ("where", where), ("where_document", where_document)):
+            if value is not None and not isinstance(value, Mapping):
+                raise InputError(f"The filter {name} must be a mapping in Chroma's language, got {value!r:.80}")
         both = [dict(part) for part in (always, where) if part]
         joined = {"$and": both} if len(both) > 1 else both[0] if both else None
-        return cls(joined, where_document or None, None if ids is None else tuple(dict.fromkeys(ids)))
+        return cls(joined, where_document or None, None if ids is None else checked_ids(ids))
 
     def __bool__(self) -> bool:
         return self.where is not None or self.where_document is not None or self.ids is not None
@@ -62,6 +69,20 @@ class Filters:
         ids = None if self.ids is None else list(self.ids)
         given = {"where": self.where, "where_document": self.where_document, "ids": ids}
         return {name: value for name, value in given.items() if value is not None}
+
+
+def checked_ids(ids: Iterable[str]) -> tuple[str, ...]:
+    """Each id once, in order.
+
+    Raises:
+        InputError: ``ids`` is one string, or holds something else than strings.
+    """
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise InputError(f"ids must be a sequence of strings, got {ids!r:.80}; put a single one into a list")
+    unique = tuple(ids)
+    if wrong := [key for key in unique if not isinstance(key, str)]:
+        raise InputError(f"ids must be strings, got {wrong[0]!r:.80}")
+    return tuple(dict.fromkeys(unique))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -28,6 +29,8 @@ Space = Literal["cosine", "ip", "l2"]
 MEMORY = "memory"
 """Names the store that lives inside this process and is gone with it."""
 
+_DATABASE = "chroma.sqlite3"
+_HOST_AND_PORT = re.compile(r"[^/\\]+:\d+(/.*)?")
 _CONNECT_SECONDS = 10.0
 _MAX_BATCH = 1000
 
@@ -37,13 +40,16 @@ class Store:
 
     Args:
         where: a folder, ``"memory"``, the ``http(s)://`` address of a Chroma server, a chromadb client or a collection.
+        timeout_s: longest wait for an answer of a server that is given by its address.
 
     Raises:
-        InputError: ``where`` is none of these.
+        InputError: ``where`` is none of these, or ``timeout_s`` is no positive number.
     """
 
-    def __init__(self, where: object) -> None:
-        self._where = where
+    def __init__(self, where: object, timeout_s: float = 60.0) -> None:
+        if not isinstance(timeout_s, (int, float)) or not timeout_s > 0:
+            raise InputError(f"timeout_s must be a positive number of seconds, got {timeout_s!r:.80}")
+        self._where, self._timeout_s = where, timeout_s
         self._collection = None if isinstance(where, (str, Path)) else _given_collection(where)
         self._client: Any = None if isinstance(where, (str, Path)) or self._collection is not None else where
         self.place = _place(where, self._collection is not None)
@@ -56,7 +62,8 @@ class Store:
         """
         if self._collection is not None:
             return GuardedCollection(self._collection, self.place)
-        if isinstance(path := self._folder, Path) and not path.exists():
+        if self._client is None and (path := self._folder) is not None and not (path / _DATABASE).exists():
+            # Chroma would make one, in whatever folder was named by mistake.
             raise StoreError(f"There is no Chroma store in {path}. Check the path, or index passages into it first.")
         from chromadb.errors import NotFoundError
 
@@ -125,18 +132,28 @@ class Store:
             chromadb = require("chromadb", extra="chroma", purpose="The Chroma store")
             if self._folder is not None:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                # Default settings on purpose: Chroma refuses a second client of one place with other settings.
-                self._client = chromadb.PersistentClient(path=str(self._folder))
+                self._client = _persistent(str(self._folder))
             elif self._where == MEMORY:
                 self._client = chromadb.EphemeralClient()
             else:
-                self._client = _connect(str(self._where))
+                self._client = _connect(str(self._where), self._timeout_s)
         client: ClientAPI = self._client
         return client
 
 
 def _is_special(where: str) -> bool:
-    return where == MEMORY or where.startswith(("http://", "https://"))
+    return where == MEMORY or where.lower().startswith(("http://", "https://"))
+
+
+def _check_name(where: str) -> None:
+    """Refuse what would be made as a folder by mistake; a ``Path`` says that a folder is meant."""
+    if not where.strip():
+        raise InputError("The store is an empty string; name a folder, 'memory' or the http:// address of a server")
+    if "://" in where or _HOST_AND_PORT.fullmatch(where):
+        raise InputError(  # does not repeat it: there may be a password in it
+            "The store looks like an address that does not begin with http:// or https://; write for example "
+            "'http://localhost:8000'. If it is a folder, pass pathlib.Path(...)."
+        )
 
 
 def _given_collection(where: object) -> Collection | None:
@@ -163,20 +180,44 @@ def _place(where: object, is_collection: bool) -> str:
     if where == MEMORY:
         return "the in-memory Chroma store"
     if isinstance(where, Path) or not _is_special(where):
+        if isinstance(where, str):
+            _check_name(where)
         return f"the Chroma store in {Path(where).expanduser()}"
-    address = urlsplit(where)
+    try:
+        address = urlsplit(where)
+        usable = bool(address.hostname) and address.port != 0
+    except ValueError:  # not repeated: there may be a password in it
+        raise InputError("The address of the Chroma server has no valid port; write 'http://host:8000'") from None
     if address.username or address.password:
         raise InputError("Pass credentials through chromadb.HttpClient(headers=...), and that client as the store")
+    if not usable:
+        raise InputError(f"The address {where!r} names no host or port; write for example 'http://localhost:8000'")
     return f"the Chroma server at {where}"
 
 
-def _connect(url: str) -> ClientAPI:
+def _persistent(path: str) -> ClientAPI:
+    import chromadb
+
+    # Default settings on purpose: Chroma refuses a second client of one place with other settings.
+    try:
+        return chromadb.PersistentClient(path=path)
+    except AttributeError:
+        # chromadb keeps a client that failed to open, half made, for the next one to use; this attempt threw it away.
+        return chromadb.PersistentClient(path=path)
+
+
+def _connect(url: str, timeout_s: float) -> ClientAPI:
     import chromadb
 
     address = urlsplit(url)
     secure = address.scheme == "https"
     host, port = address.hostname or "localhost", address.port or (443 if secure else 8000)
-    # Chroma's own client waits for ever; one short request first finds a server that is down or hangs.
+    # Chroma's own client waits for ever; one short request first finds a server that is down or hangs ...
     heartbeat = httpx.URL(scheme=address.scheme, host=host, port=port, path="/api/v2/heartbeat")
     httpx.get(heartbeat, timeout=_CONNECT_SECONDS).raise_for_status()
-    return chromadb.HttpClient(host=host, port=port, ssl=secure)
+    client = chromadb.HttpClient(host=host, port=port, ssl=secure)
+    # ... and its HTTP session, which chromadb has no setting for, gets a limit for all that follow.
+    session = getattr(getattr(client, "_server", None), "_session", None)
+    if isinstance(session, httpx.Client):
+        session.timeout = httpx.Timeout(timeout_s)
+    return client

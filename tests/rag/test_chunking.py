@@ -82,7 +82,12 @@ def test_a_megabyte_takes_linear_time(piece):
     assert time.perf_counter() - started < 15
 
 
-@pytest.mark.parametrize("options", [{"words": 0}, {"overlap": -1}])
+def test_the_repeated_sentence_leaves_room_for_a_long_one():
+    text = "Lime \n\n Lime Lime Lime Lime"
+    assert [text[start:end] for start, end in chunks(text, Chunking(words=4))] == ["Lime", "Lime Lime Lime Lime"]
+
+
+@pytest.mark.parametrize("options", [{"words": 0}, {"overlap": -1}, {"words": 2.5}, {"words": "9"}, {"overlap": None}])
 def test_senseless_sizes_are_refused(options):
     with pytest.raises(InputError, match="words >= 1"):
         Chunking(**options)

@@ -115,6 +115,23 @@ class TestInput:
         retriever = make()
         assert counts(retriever.index([Passage("a", ""), Passage("b", " \n"), Passage("c", "x")])) == (1, 0, 0, 0, 2)
 
+    @pytest.mark.parametrize("prune", [False, True])
+    def test_a_passage_that_has_become_empty_is_deleted(self, prune):
+        retriever = make(hybrid=True)
+        retriever.index([Passage("a", "secret old text"), Passage("b", "b")])
+        assert "a" in [p.id for p in retriever.retrieve("secret")]
+        report = retriever.index([Passage("a", " "), Passage("b", "b")], prune=prune)
+        assert counts(report) == (0, 0, 1, 1, 1)
+        assert retriever.get(["a"]) == []
+        assert [p.id for p in retriever.retrieve("secret")] == ["b"]
+
+    def test_prune_with_nothing_but_empty_passages_is_refused(self):
+        retriever = make()
+        retriever.index(passages(3))
+        with pytest.raises(InputError, match="whole collection"):
+            retriever.index([Passage("p0", "")], prune=True)
+        assert retriever.count() == 2
+
     @pytest.mark.parametrize("key", ["", "a\x00", "\ud800"])
     def test_an_unusable_id_is_refused(self, key):
         with pytest.raises(InputError, match="id"):
@@ -285,6 +302,13 @@ class TestForeignCollections:
         collection = chromadb.EphemeralClient().create_collection(f"c-{uuid.uuid4().hex}", embedding_function=None)
         collection.add(ids=["old"], documents=["old text"], embeddings=np.eye(32)[:1] - 0.5)
         with pytest.raises(StoreError, match="another embedder"):
+            make(collection).index([Passage("new", "new text")])
+        assert collection.count() == 1
+
+    def test_one_without_documents_is_not_added_to(self):
+        collection = chromadb.EphemeralClient().create_collection(f"c-{uuid.uuid4().hex}", embedding_function=None)
+        collection.add(ids=["old"], embeddings=np.eye(32)[:1])
+        with pytest.raises(StoreError, match="no documents"):
             make(collection).index([Passage("new", "new text")])
         assert collection.count() == 1
 

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pypdf
@@ -192,6 +193,7 @@ class TestRows:
         loaded = load(tmp_path)
         assert [p.text for p in loaded.passages] == ["fine"]
         assert "field larger" in str(loaded.problems[0])
+        assert "csv.field_size_limit" in str(loaded.problems[0])
 
     def test_csv_in_an_old_encoding_is_read_and_said(self, tmp_path):
         write(tmp_path, "a.csv", "id,text\n1,Käse\n".encode("cp1252"))
@@ -200,9 +202,67 @@ class TestRows:
         assert "cp1252" in str(loaded.problems[0])
         assert not loaded.problems[0].skipped
 
+    def test_csv_with_a_quote_that_is_never_closed_says_where(self, tmp_path):
+        write(tmp_path, "a.csv", 'id,text\n1,fine\n2,"open\n3,lost\n4,lost too\n')
+        loaded = load(tmp_path)
+        assert [p.text for p in loaded.passages] == ["fine"]
+        assert str(loaded.problems[0]).startswith("a.csv:3: a quote in this row is never closed")
+
+    def test_csv_with_a_quote_open_in_its_header_says_so(self, tmp_path):
+        write(tmp_path, "a.csv", 'id,"text\n1,lost\n')
+        loaded = load(tmp_path)
+        assert loaded.passages == []
+        assert "a.csv:1: a quote" in str(loaded.problems[0])
+
+    def test_csv_whose_last_quote_is_closed_is_whole(self, tmp_path):
+        write(tmp_path, "a.csv", 'id,text\n1,"two\nlines"')
+        assert [p.text for p in load(tmp_path).passages] == ["two\nlines"]
+        assert load(tmp_path).problems == []
+
     def test_a_wrong_column_name_lists_the_right_ones(self, tmp_path):
         write(tmp_path, "a.csv", "id,text\n1,x\n")
         assert "the header has id, text" in only_problem(load(tmp_path, text_column="body"))
+
+
+class TestRowIds:
+    def test_two_files_that_number_their_rows_both_load(self, tmp_path):
+        write(tmp_path, "a.csv", "id,text\n1,Sow maize.\n2,Sow wheat.\n")
+        write(tmp_path, "b.csv", "id,text\n1,Milk cows.\n2,Shear sheep.\n3,Feed hens.\n")
+        loaded = load(tmp_path)
+        assert [p.id for p in loaded.passages] == ["1", "2", "b.csv#0002", "b.csv#0003", "3"]
+        (problem,) = loaded.problems
+        assert (problem.source, problem.line, problem.skipped) == ("b.csv", 2, False)
+        assert "'1' is that of a.csv:2" in str(problem)
+
+    def test_rows_of_one_file_that_share_an_id_get_different_ones(self, tmp_path):
+        rows = [{"id": "same", "text": f"Row {n}"} for n in range(4)]
+        write(tmp_path, "x.jsonl", "\n".join(map(json.dumps, rows)))
+        loaded = load(tmp_path)
+        assert [p.id for p in loaded.passages] == ["same", "x.jsonl#0002", "x.jsonl#0003", "x.jsonl#0004"]
+        assert len(loaded.problems) == 1
+
+    def test_long_rows_that_share_an_id_are_told_apart(self, tmp_path):
+        long = "Water the field every week in summer. " * 20
+        write(tmp_path, "x.jsonl", "\n".join(json.dumps({"id": "l", "text": long}) for _ in range(2)))
+        ids = [p.id for p in load(tmp_path, chunking=Chunking(words=40)).passages]
+        assert {key.partition("#0001")[0] for key in ids[:1]} == {"l"}
+        assert len(set(ids)) == len(ids)
+        assert any(key.startswith("x.jsonl#0002#") for key in ids)
+
+    def test_an_id_that_mimics_a_made_one_costs_that_passage_only(self, tmp_path):
+        write(tmp_path, "a.jsonl", json.dumps({"id": "b.txt#0001", "text": "A row."}))
+        write(tmp_path, "b.txt", "A text.")
+        write(tmp_path, "c.txt", "Another.")
+        loaded = load(tmp_path)
+        assert [p.id for p in loaded.passages] == ["b.txt#0001", "c.txt#0001"]
+        assert str(loaded.problems[0]) == "b.txt: the id 'b.txt#0001' is that of a.jsonl:1 already; skipped"
+
+    def test_the_stream_may_be_continued_by_another_thread(self, tmp_path):
+        write(tmp_path, "a.csv", "id,text\n1,Sow maize.\n2,Sow wheat.\n")
+        stream = iter_passages(tmp_path)
+        assert next(stream).id == "1"
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(next, stream).result().id == "2"
 
 
 class TestBrokenFiles:
@@ -317,6 +377,13 @@ class TestPaths:
         ids = [p.id for p in load([folder / "b.txt", folder / "a", str(folder / "b.txt")]).passages]
         assert ids == ["b.txt#0001", "a/c.md#0001", "a/deep/d.txt#0001"]
 
+    def test_two_names_that_are_not_unicode_have_two_ids(self, tmp_path):
+        for name in (b"caf\xe9.txt", b"caf\xe8.txt"):
+            Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_text("Text.")
+        ids = [p.id for p in load(tmp_path).passages]
+        assert len(set(ids)) == 2
+        assert all(key.isprintable() and key.encode() for key in ids)
+
     def test_ids_do_not_depend_on_the_working_folder(self, folder, monkeypatch):
         before = [p.id for p in load(folder).passages]
         monkeypatch.chdir(folder)
@@ -325,6 +392,11 @@ class TestPaths:
     @pytest.mark.parametrize("wrong", ["nowhere", "nothing/*.txt", []])
     def test_a_wrong_path_is_an_error_at_once(self, wrong):
         with pytest.raises(InputError, match=r"no file or folder|No file matches|nothing to load"):
+            iter_passages(wrong)
+
+    @pytest.mark.parametrize("wrong", [None, 5, [None], b"notes"])
+    def test_what_is_no_path_is_an_error_at_once(self, wrong):
+        with pytest.raises(InputError, match=r"strings or pathlib\.Path"):
             iter_passages(wrong)
 
     def test_passages_stream(self, tmp_path):
