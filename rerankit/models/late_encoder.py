@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerankit.errors import ModelError
-from rerankit.models.embedded import embedder
+from rerankit.models.embedded import chosen_embedder
 from rerankit.models.encoder import Frame, TextEncoder, TokenStates
 from rerankit.models.late_style import Style, style_of
 from rerankit.models.meter import Meter
+from rerankit.models.queries import query_parts
 from rerankit.models.text_vectors import encoder_fingerprint, query_cache, text_key
 from rerankit.models.vector_cache import Entry, VectorCache, entry_key
 
@@ -80,8 +81,8 @@ class LateEncoder:
         return QueryVectors(*known[key])
 
     def _encode_query(self, text: str, meter: Meter | None) -> Entry:
-        spans = self.encoder.windows(text, reserve=len(self.style.query.marker_ids) + self._prompt_tokens("query"))
-        parts = [text[start:end] for start, end in spans]
+        reserve = len(self.style.query.marker_ids) + self._prompt_tokens("query")
+        parts = query_parts(self.encoder, text, reserve=reserve)
         states, rows = self.encoder.states_and_vectors(parts, kind="query", meter=meter, frame=self.style.query)
         if self.style.name == "plain" and len(parts) == 1:
             query_cache().put_many({text_key(self.encoder, text, "query"): (rows[0],)})
@@ -174,7 +175,7 @@ def load_late_encoder(
         ModelError: the checkpoint cannot be had or is damaged.
     """
     if model is None:
-        return LateEncoder(embedder(), Style(), cache, storage)
+        return LateEncoder(chosen_embedder(engine), Style(), cache, storage)
     # Token vectors are not pooled; naming a pooling keeps a projection layer from being refused as an unknown module.
     encoder = model if isinstance(model, TextEncoder) else TextEncoder(model, pooling="mean", **engine)
     style = style_of(encoder.engine.checkpoint, encoder.engine.tokens.tokenizer)

@@ -9,8 +9,9 @@ from typing import Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from rerankit.models.embedded import embedder
+from rerankit.models.embedded import chosen_embedder
 from rerankit.models.encoder import TextEncoder
+from rerankit.models.queries import query_parts
 from rerankit.models.text_vectors import encoder_fingerprint, query_cache, text_vectors
 from rerankit.models.vector_cache import VectorCache, open_cache
 from rerankit.rerankers.call import Call
@@ -30,14 +31,15 @@ class Dense(PointwiseReranker):
 
     A passage's own ``embedding`` is used if its ``embedding_model`` is this encoder's ``model_id``, or if that is
     empty (the caller vouches for it) and the vector has the right width and length 1. All other passages are encoded;
-    long ones in windows, of which the best counts. A score cache knows passages by their text, so with one only
-    vectors that name their model are used.
+    long ones in windows, of which the best counts. A query longer than the model can take is read in parts, whose mean
+    direction counts.
 
     Args:
         model: None for the embedded model; else the folder or hub name of a sentence encoder, or a loaded one.
         vectors: where the vectors of encoded passages are kept: a file (True for one in the user's cache folder), a
             :class:`~rerankit.models.vector_cache.VectorCache`, or None for the memory of this process.
-        device, backend, dtype, revision: as for :class:`~rerankit.models.encoder.TextEncoder`.
+        device, backend, dtype, revision: as for :class:`~rerankit.models.encoder.TextEncoder`; ``auto`` means
+            float32 for the embedded model.
         options: see :class:`~rerankit.rerankers.pairs.PointwiseOptions`.
 
     Raises:
@@ -46,6 +48,8 @@ class Dense(PointwiseReranker):
     """
 
     scale = "cosine"
+    by_text = False
+    reads_vectors = True
 
     def __init__(
         self,
@@ -62,10 +66,12 @@ class Dense(PointwiseReranker):
         self._owns_encoder = isinstance(model, (str, Path))
         self._owns_cache = not isinstance(vectors, VectorCache) and bool(vectors)
         self.vectors = open_cache(vectors)
+        engine = {"device": device, "backend": backend, "dtype": dtype, "revision": revision}
         if isinstance(model, (str, Path)):
             model = TextEncoder(model, device=device, backend=backend, dtype=dtype, revision=revision)
-        self.encoder = model or embedder()
+        self.encoder = model or chosen_embedder(engine)
         self.reader = Reader(self.encoder)
+        self._query_prompt = self.encoder.count_tokens([self.encoder.prompts["query"]])[0]
         self.model = f"dense:{self.encoder.model_id}"
 
     @property
@@ -82,11 +88,17 @@ class Dense(PointwiseReranker):
     def score_pairs(self, pairs: Sequence[Pair], call: Call) -> NDArray[np.float64]:
         """Cosine of each pair."""
         queries = list(dict.fromkeys(query for query, _ in pairs))
-        rows = text_vectors(self.encoder, queries, query_cache(), kind="query", meter=call.meter)
-        by_query = dict(zip(queries, rows, strict=True))
+        by_query = {query: self._query_vector(query, call) for query in queries}
         left = np.stack([by_query[query] for query, _ in pairs]).astype(np.float64)
         right = self._vectors([passage for _, passage in pairs], call).astype(np.float64)
         return np.asarray(np.einsum("nd,nd->n", left, right) / np.linalg.norm(right, axis=1))
+
+    def _query_vector(self, query: str, call: Call) -> NDArray[np.float32]:
+        """Of a query longer than the model can take: the mean direction of its parts."""
+        parts = query_parts(self.encoder, query, reserve=self._query_prompt)
+        rows = text_vectors(self.encoder, parts, query_cache(), kind="query", meter=call.meter)
+        mean = rows.mean(axis=0)
+        return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
 
     def close(self) -> None:
         """Stop the worker, close the caches and free a model that this reranker loaded for itself."""
@@ -111,7 +123,7 @@ class Dense(PointwiseReranker):
     def _stored(self, passage: Passage) -> NDArray[np.float32] | None:
         """The passage's own vector if it can be trusted to be this encoder's."""
         named = passage.embedding_model == self.encoder.model_id
-        vouched = not passage.embedding_model and self.cache is None
+        vouched = not passage.embedding_model
         if passage.embedding is None or not (named or vouched):
             return None
         vector = np.asarray(passage.embedding, np.float32)

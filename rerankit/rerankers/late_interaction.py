@@ -7,7 +7,7 @@ training for it; with one, ColBERT, PyLate and XTR checkpoints run as published.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
@@ -27,9 +27,6 @@ from rerankit.types import Passage, Span
 
 __all__ = ["LateInteraction", "Similarities", "max_similarities"]
 
-_CHUNK = 16_384
-"""Passage tokens compared at a time: bounds the memory at 25 MB in 384 dimensions."""
-
 _MATCH_MEMORY = 32 * 2**20
 """Bytes; 50,000 pairs or more."""
 
@@ -48,7 +45,8 @@ class LateInteraction(PointwiseReranker):
         storage: how the vectors of passages are kept: ``float32`` (exact), ``float16``, or ``int8``.
         vectors: where they are kept: a file (True for one in the user's cache folder), a
             :class:`~rerankit.models.vector_cache.VectorCache`, or None for the memory of this process.
-        device, backend, dtype, revision: as for :class:`~rerankit.models.encoder.TextEncoder`.
+        device, backend, dtype, revision: as for :class:`~rerankit.models.encoder.TextEncoder`; ``auto`` means
+            float32 for the embedded model.
         options: see :class:`~rerankit.rerankers.pairs.PointwiseOptions`.
 
     Attributes:
@@ -161,8 +159,9 @@ class Similarities(NamedTuple):
 def max_similarities(query: NDArray[np.float32], passages: Sequence[TokenVectors], window: int = 32) -> Similarities:
     """The best match of every query token in every passage, and in the best window of each.
 
-    Passages lie end to end in one matrix, so there is no padding that could take part in a maximum: a passage unlike
-    the query keeps its negative scores.
+    Each passage is compared by itself: nothing is padded, so a passage unlike the query keeps its negative scores and
+    no score depends on the others to the last bit. That is also faster than one large product, which leaves the
+    processor's cache and wakes its threads.
 
     Args:
         query: unit vectors ``[q, dim]``.
@@ -172,17 +171,12 @@ def max_similarities(query: NDArray[np.float32], passages: Sequence[TokenVectors
     columns = np.ascontiguousarray(query.T)
     shape = len(passages), len(query)
     found = Similarities(np.zeros(shape), np.zeros(shape, np.int64), np.zeros(len(passages)))
-    row = 0
-    for chunk in _chunks(passages):
-        cosines = np.concatenate([passage.vectors for passage in chunk], dtype=np.float32) @ columns
-        cosines *= np.concatenate([passage.scales for passage in chunk])[:, None]
-        start = 0
-        for passage in chunk:
-            own = cosines[start : start + len(passage)]
-            found.places[row] = own.argmax(axis=0)
-            found.best[row] = np.take_along_axis(own, found.places[row][None], axis=0)[0]
-            found.near[row] = _near(own, window)
-            row, start = row + 1, start + len(passage)
+    for row, passage in enumerate(passages):
+        cosines = passage.vectors.astype(np.float32, copy=False) @ columns
+        cosines *= passage.scales[:, None]
+        found.places[row] = cosines.argmax(axis=0)
+        found.best[row] = np.take_along_axis(cosines, found.places[row][None], axis=0)[0]
+        found.near[row] = _near(cosines, window)
     return found
 
 
@@ -192,17 +186,6 @@ def _near(cosines: NDArray[np.float32], window: int) -> float:
     blocks = np.maximum.reduceat(cosines, np.arange(0, len(cosines), half), axis=0)
     windows = np.maximum(blocks[:-1], blocks[1:]) if len(blocks) > 1 else blocks
     return float(windows.mean(axis=1, dtype=np.float64).max())
-
-
-def _chunks(passages: Sequence[TokenVectors]) -> Iterator[Sequence[TokenVectors]]:
-    start = held = 0
-    for i, passage in enumerate(passages):
-        if held and held + len(passage) > _CHUNK:
-            yield passages[start:i]
-            start, held = i, 0
-        held += len(passage)
-    if held:
-        yield passages[start:]
 
 
 def _by_query(pairs: Sequence[Pair]) -> dict[str, list[int]]:

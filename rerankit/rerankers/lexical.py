@@ -17,20 +17,10 @@ __all__ = ["Lexical"]
 _TOKEN = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+"  # noqa: S105
 """Scripts written without spaces are matched character by character, all others word by word."""
 
-_STOPWORDS = {
-    "english": "english",
-    "danish": "danish",
-    "dutch": "dutch",
-    "french": "french",
-    "german": "german",
-    "italian": "italian",
-    "norwegian": "norwegian",
-    "portuguese": "portuguese",
-    "russian": "russian",
-    "spanish": "spanish",
-    "swedish": "swedish",
-    "turkish": "turkish",
-}
+_STOPWORDS = frozenset({
+    "danish", "dutch", "english", "french", "german", "italian", "norwegian", "portuguese", "russian", "spanish",
+    "swedish", "turkish",
+})  # fmt: skip
 """Languages for which bm25s has a list."""
 
 
@@ -87,7 +77,7 @@ class Lexical(Reranker):
         words: list[list[str]] = self._bm25s.tokenize(
             list(texts),
             token_pattern=_TOKEN,
-            stopwords=_STOPWORDS.get(self.language),
+            stopwords=self.language if self.language in _STOPWORDS else None,
             stemmer=stemmer,
             return_ids=False,
             show_progress=False,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tiny_models import save_embedder
 
+from rerankit.errors import InputError
 from rerankit.models.encoder import TextEncoder
 from rerankit.models.vector_cache import VectorCache
 from rerankit.rerankers.compressed import Dense
@@ -60,7 +61,6 @@ def test_stored_vectors_of_the_same_model_are_not_made_again(dense, embedder, na
         (lambda vector: vector[:100], ""),
         (lambda vector: vector * 3, ""),
         (lambda vector: vector * np.nan, ""),
-        (lambda vector: vector[None], ""),
     ],
 )
 def test_vectors_that_cannot_be_trusted_are_made_again(dense, embedder, change, model):
@@ -69,10 +69,10 @@ def test_vectors_that_cannot_be_trusted_are_made_again(dense, embedder, change, 
     assert found == pytest.approx(scores(dense.rank(QUERY, TEXTS)), abs=1e-6)
 
 
-def test_a_score_cache_never_sees_vectors_without_a_name(tmp_path, embedder):
+def test_a_score_cache_tells_stored_vectors_from_texts(tmp_path, embedder):
     swapped = embedder.encode(TEXTS[::-1])
     cached = Dense(cache=tmp_path / "scores.sqlite")
-    assert cached.rank(QUERY, with_vectors(TEXTS, swapped, ""))[0].text == TEXTS[0]
+    assert cached.rank(QUERY, with_vectors(TEXTS, swapped, ""))[0].text == TEXTS[-1]
     assert cached.rank(QUERY, TEXTS)[0].text == TEXTS[0]
     cached.close()
 
@@ -109,3 +109,30 @@ def test_any_sentence_encoder_will_do(tmp_path):
             assert scores(reranker.rank("maize", texts)) == pytest.approx(expected.tolist(), abs=1e-5)
             assert reranker.model == f"dense:{encoder.model_id}"
     assert len(encoder.encode(["still open"])) == 1
+
+
+def test_a_long_query_is_read_to_its_end_and_a_huge_one_is_refused():
+    texts = ["sheep shearing", "leaf rust"]
+    plain = {hit.id: hit.score for hit in Dense().rank("rust " * 600, texts)}
+    turned = {hit.id: hit.score for hit in Dense().rank("rust " * 600 + "sheep shearing " * 300, texts)}
+    assert turned["0"] > plain["0"]
+    with pytest.raises(InputError, match="Shorten it"):
+        Dense().rank("rust " * 20_000, texts)
+
+
+def test_the_same_text_with_other_vectors_is_another_passage(tmp_path):
+    vector = Dense().encoder.encode(["leaf rust"])[0]
+    passages = [Passage("a", "same", embedding=-vector), Passage("b", "same", embedding=vector)]
+    reranker = Dense(cache=tmp_path / "scores.sqlite")
+    assert [hit.id for hit in reranker.rank("leaf rust", passages)] == ["b", "a"]
+    assert reranker.rank("leaf rust", ["same"])[0].status == "scored"
+
+
+@pytest.mark.parametrize("option", [{"device": "cdua"}, {"backend": "nonsense"}, {"dtype": "fp99"}, {"revision": "v2"}])
+def test_options_of_the_engine_are_not_ignored_for_the_embedded_model(option):
+    with pytest.raises(InputError):
+        Dense(**option)
+
+
+def test_the_embedded_model_runs_where_it_is_told_to():
+    assert Dense(backend="torch").encoder.engine.choice.backend == "torch"

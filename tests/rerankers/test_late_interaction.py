@@ -117,15 +117,6 @@ def test_a_passage_unlike_the_query_keeps_its_negative_score():
     assert found.near.tolist() == pytest.approx([-1.0, -0.6])
 
 
-def test_many_tokens_are_compared_in_pieces(monkeypatch):
-    monkeypatch.setattr("rerankit.rerankers.late_interaction._CHUNK", 5)
-    rng = np.random.default_rng(0)
-    query = unit(rng.standard_normal((2, 4))).astype(np.float32)
-    passages = [unit(rng.standard_normal((length, 4))) for length in (3, 3, 9, 1, 4, 2)]
-    best, *_ = max_similarities(query, [token_vectors(rows) for rows in passages])
-    np.testing.assert_allclose(best, [(query @ rows.T).max(axis=1) for rows in passages], atol=1e-5)
-
-
 def test_special_tokens_typed_into_a_passage_are_plain_text(exact):
     (tokens,) = exact.encoder.passages(["[SEP] maize [CLS]"])
     assert len(tokens) == len(["[", "sep", "]", "maize", "[", "cl", "##s", "]"])
