@@ -40,12 +40,13 @@ def chosen_embedder(engine: Mapping[str, Any]) -> TextEncoder:
     Raises:
         InputError: a revision is asked for, of which the bundled model has none, or an option makes no sense.
     """
-    if engine["revision"] is not None:
+    if engine.get("revision") is not None:
         raise InputError(f"The bundled model has no revision {engine['revision']!r}; name a model to choose one")
-    dtype = "float32" if engine["dtype"] == "auto" else engine["dtype"]
-    if dtype == "float32" and engine["device"] == engine["backend"] == "auto":
-        return embedder()
-    return embedder(dtype, device=engine["device"], backend=engine["backend"])
+    asked = {name: engine.get(name, "auto") for name in ("dtype", "device", "backend")}
+    if asked["dtype"] == "auto":
+        asked["dtype"] = "float32"
+    default = asked == {"dtype": "float32", "device": "auto", "backend": "auto"}
+    return embedder() if default else embedder(asked["dtype"], device=asked["device"], backend=asked["backend"])
 
 
 def model_folder() -> Path:
