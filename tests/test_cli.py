@@ -26,6 +26,8 @@ import rerankit
 from rerankit.cli import show
 from rerankit.cli.app import app
 from rerankit.cli.output import printable, to_json
+from rerankit.errors import InputError
+from rerankit.rerankers.compose import Prior
 from rerankit.types import Hit, Passage, Ranking, Span
 
 ROOT = Path(__file__).parents[1]
@@ -118,6 +120,33 @@ class TestWhole:
         assert b"Traceback" not in errors
         assert b"Error" not in errors
 
+    def test_an_interrupt_while_it_starts_is_quiet_too(self, tmp_path):
+        (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
+        process = start("models", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
+        assert process.communicate(timeout=30) == (b"", b"")
+        assert process.returncode == 130
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+    @pytest.mark.parametrize(("target", "reason"), [(">&-", b"closed"), (">/dev/full", b"space")])
+    @pytest.mark.parametrize("command", ["models", "models --json", "rank --rerank none", "--help"])
+    def test_output_that_cannot_be_written_is_one_line(self, command, target, reason):
+        shell = ["sh", "-c", f"exec {sys.executable} -m rerankit.cli {command} {target}"]
+        done = subprocess.run(
+            shell, env={**os.environ, "PYTHONPATH": str(ROOT)}, input=lines(LIST).encode(), stderr=subprocess.PIPE
+        )
+        assert done.returncode == 1
+        assert re.fullmatch(rb"Error: [^\n]*\n", done.stderr)
+        assert reason in done.stderr
+
+    def test_an_error_that_nobody_expected_is_reported_too(self, monkeypatch):
+        monkeypatch.setattr("rerankit.spec.families", lambda: 1 / 0)
+        result = run("models", "--json")
+        assert result.exit_code == 1
+        assert json.loads(result.stdout)["error"] == {"type": "ZeroDivisionError", "message": "division by zero"}
+        assert result.stderr.count("\n") == 1
+        assert "--verbose" in result.stderr
+        assert "Traceback" in run("--verbose", "models", "--json").stderr
+
 
 class TestRankJsonLines:
     def test_one_ranking_per_line_in_order(self):
@@ -168,6 +197,54 @@ class TestRankJsonLines:
         assert all(f"line {number}: " in result.stderr for number in range(4, 9))
         assert "and 2 more" in result.stderr
 
+    @pytest.mark.parametrize(
+        ("passage", "reason"),
+        [
+            ('{"text": "t", "score": 1e999}', "1e999"),
+            ('{"text": "t", "metadata": {"a": [-1e999]}}', "-1e999"),
+            ('{"text": "t", "score": 1' + "0" * 400 + "}", "score"),
+            ('{"text": "t", "score": "1"}', "score"),
+            ('{"text": "t", "score": true}', "score"),
+            ('{"text": "t", "metadata": [1]}', "metadata"),
+            ('{"text": null}', "text"),
+        ],
+    )
+    def test_a_wrong_field_is_named(self, passage, reason):
+        given = lines(LIST) + f'{{"query": "q", "passages": [{passage}]}}\n'
+        result = run("rank", "--rerank", "none", "--json", given=given)
+        assert result.exit_code == 1
+        error = json.loads(result.stdout)["error"]
+        assert error["type"] == "InputError"
+        assert "line 2: " in error["message"]
+        assert reason in error["message"].partition("line 2: ")[2]
+
+    def test_null_is_no_title(self):
+        row = {"query": "q", "passages": [{"text": "t", "title": None, "metadata": None, "score": None}]}
+        (hit,) = json.loads(run("rank", "--rerank", "none", given=lines(row)).stdout)["hits"]
+        assert (hit["passage"]["title"], hit["passage"]["metadata"], hit["prior_score"]) == ("", {}, None)
+
+    @pytest.mark.parametrize("query", ["\0", "\u200b", " \u2060\ufeff "])
+    def test_a_query_that_shows_nothing_is_a_wrong_line(self, query):
+        result = run("rank", "--rerank", "none", given=lines(LIST, {"query": query, "passages": PASSAGES}))
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "line 2: " in result.stderr
+
+    def test_what_only_the_reranker_refuses_is_named_too(self, monkeypatch):
+        def refuse(self, requests, call):
+            if any("sheep" in request.query for request in requests):
+                raise InputError("too long")
+            return score_lists(self, requests, call)
+
+        score_lists = Prior.score_lists
+        monkeypatch.setattr(Prior, "score_lists", refuse)
+        result = run("rank", "--rerank", "none", given=lines(LIST, LIST, {"query": "sheep", "passages": PASSAGES}))
+        assert result.exit_code == 1
+        assert result.stderr == "Error: line 3: too long\n"
+
+    @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+    def test_a_deadline_is_a_number_above_zero(self, seconds):
+        assert run("rank", "--deadline", seconds, given=lines(LIST)).exit_code == 2
+
     @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"\x1f\x8b\x08broken"])
     def test_a_file_that_is_no_text_is_named(self, tmp_path, content):
         source = tmp_path / ("lists.gz" if content[0] == 0x1F else "lists.jsonl")
@@ -186,6 +263,43 @@ class TestRankJsonLines:
         result = run("rank", "--rerank", "none", "--output", tmp_path / "missing" / "out.jsonl", given=lines(LIST))
         assert result.exit_code == 1
         assert not target.exists()
+
+    def test_a_name_that_ends_in_gz_is_written_compressed(self, tmp_path):
+        target = tmp_path / "out.jsonl.gz"
+        assert run("rank", "--rerank", "none", "--output", target, given=lines(LIST)).exit_code == 0
+        assert json.loads(gzip.decompress(target.read_bytes()))["query"] == LIST["query"]
+        assert run("rank", target, "--rerank", "none").exit_code == 1  # rankings are no lists, but can be read
+        assert os.listdir(tmp_path) == ["out.jsonl.gz"]
+
+    def test_an_error_leaves_what_was_there(self, tmp_path):
+        target = tmp_path / "out.jsonl"
+        target.write_text("before")
+        result = run("rank", "--rerank", "cross-encoder:/no/such/model", "--output", target, given=lines(LIST))
+        assert result.exit_code == 1
+        assert os.listdir(tmp_path) == ["out.jsonl"]
+        assert target.read_text() == "before"
+
+    def test_an_interrupt_leaves_nothing_behind(self, tmp_path, monkeypatch):
+        def interrupt(*_):
+            assert len(os.listdir(tmp_path)) == 1
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Prior, "score_lists", interrupt)
+        assert run("rank", "--rerank", "none", "--output", tmp_path / "out", given=lines(LIST)).exit_code == 130
+        assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize("target", ["", "missing/out.jsonl"])
+    def test_where_nothing_can_be_written_is_said_before_anything_is_read(self, tmp_path, target):
+        result = run("rank", "no-such.jsonl", "--rerank", "none", "--output", tmp_path / target)
+        assert result.exit_code == 1
+        assert "folder" in result.stderr
+        assert os.listdir(tmp_path) == []
+
+    def test_a_device_is_written_to_and_not_replaced(self, tmp_path):
+        (tmp_path / "null").symlink_to(os.devnull)
+        assert run("rank", "--rerank", "none", "--output", tmp_path / "null", given=lines(LIST)).exit_code == 0
+        assert (tmp_path / "null").is_symlink()
+        assert not Path(os.devnull).is_file()
 
 
 class TestRankTrec:
@@ -218,6 +332,13 @@ class TestRankTrec:
         result = self.trec(files, "--rerank", "none")
         assert result.exit_code == 1
         assert "'d9'" in result.stderr
+
+    def test_a_query_without_text_is_named(self, files):
+        (files / "queries.jsonl").write_text(lines({"_id": "q0", "text": ""}, {"_id": "q1", "text": "\u200b"}))
+        result = self.trec(files, "--rerank", "none")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "queries.jsonl has 1 wrong line(s)" in result.stderr
+        assert "line 2: " in result.stderr
 
     @pytest.mark.parametrize("line", ["q1 Q0 d0 1", "q1 Q0 d0 1 high tag", "q1 Q0 d0 1 nan tag"])
     def test_a_wrong_line_is_named(self, files, line):
@@ -333,6 +454,13 @@ class TestAsk:
             asked = ("--corpus", tmp_path / "rows.jsonl", "--filter", condition, "--json")
             assert len(json.loads(self.ask(tmp_path / "store", *asked).stdout)["ranking"]["hits"]) == count
 
+    @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "9" * 30])
+    def test_a_filter_finds_texts_that_look_like_no_number(self, tmp_path, value):
+        (tmp_path / "rows.jsonl").write_text(lines({"id": "a", "text": "Rust on wheat.", "code": value}))
+        asked = ("--corpus", tmp_path / "rows.jsonl", "--filter", f"code={value}", "--json")
+        report = json.loads(self.ask(tmp_path / "store", *asked).stdout)
+        assert len(report["ranking"]["hits"]) == 1
+
     def test_a_store_is_asked_as_it_is(self, tmp_path):
         result = self.ask(tmp_path / "nothing", "--json")
         assert result.exit_code == 1
@@ -343,6 +471,52 @@ class TestAsk:
         asked = ("--corpus", notes, "--store", tmp_path / "store", "--rerank", "none", "--json")
         report = json.loads(run("ask", "When are sheep shorn?", *asked).stdout)
         assert report["answer"]["citations"][0]["passage_id"] == "sheep.txt#0001"
+
+    def test_files_without_text_are_said_and_leave_no_store(self, tmp_path):
+        (tmp_path / "empty").mkdir()
+        for more in ((), ("--store", tmp_path / "store")):
+            result = run("ask", "q", "--corpus", tmp_path / "empty", "--rerank", "none", *more)
+            assert result.exit_code == 1
+            assert result.stderr == f"Error: There is no text in {tmp_path / 'empty'}\n"
+        assert not (tmp_path / "store").exists()
+
+    def test_a_store_that_is_a_file_is_explained(self, notes, tmp_path):
+        (tmp_path / "file").write_text("")
+        for command in (("ask", "q", "--corpus", notes), ("ask", "q"), ("index", notes)):
+            result = run(*command, "--store", tmp_path / "file")
+            assert result.exit_code == 1
+            assert "is a file" in result.stderr
+
+    @pytest.mark.parametrize(
+        ("wrong", "status"),
+        [
+            (("--store", "no-such-store"), 1),
+            (("--rerank", "lexicl"), 1),
+            (("--deadline", "0"), 2),
+            (("--filter", "x"), 1),
+        ],
+    )
+    def test_what_is_wrong_is_said_before_models_are_loaded(self, farm_store, monkeypatch, wrong, status):
+        monkeypatch.setattr("rerankit.models.embedded.embedder", lambda: pytest.fail("loaded"))
+        result = run("ask", "q", "--store", farm_store, *wrong)
+        assert result.exit_code == status
+        assert "loaded" not in result.output
+
+    @pytest.mark.parametrize("question", ["  ", "\0", "\u200b"])
+    def test_a_question_that_shows_nothing_is_refused_first(self, monkeypatch, question):
+        monkeypatch.setattr("rerankit.models.embedded.embedder", lambda: pytest.fail("loaded"))
+        result = run("ask", question, "--json")
+        assert json.loads(result.stdout)["error"]["type"] == "InputError"
+
+    def test_colours_in_a_pipe_bring_no_animation(self, farm_store):
+        process = start(
+            "ask", self.QUESTION, "--store", farm_store, "--rerank", "none", env={"FORCE_COLOR": "1", "NO_COLOR": ""}
+        )
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert b"\x1b[1m" in output
+        assert set(re.findall(rb"\x1b\[[0-9;?]*([A-Za-z])", output + errors)) == {b"m"}
+        assert output.count(b"Answer") == 1
 
     def test_fetch_k_must_leave_a_choice(self, farm_store):
         assert self.ask(farm_store, "--fetch-k", 5, "--top-k", 5).exit_code == 2
@@ -440,6 +614,7 @@ class TestIndex:
         result = run("index", tmp_path / "empty.txt", "--store", tmp_path / "store")
         assert result.exit_code == 1
         assert "empty.txt" in result.stderr
+        assert not (tmp_path / "store").exists()
 
     def test_a_server_that_is_down_is_explained(self, notes):
         result = run("index", notes, "--store", "http://127.0.0.1:9", "--json")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rerankit.cli.app import main
+from rerankit.cli import main
 
 if __name__ == "__main__":
     main()

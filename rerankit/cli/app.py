@@ -1,6 +1,6 @@
 """The commands put together, and the way into them.
 
-Exit status: 0 done (an abstaining answer too), 1 an error that rerankit explains in one line, 2 wrong usage,
+Exit status: 0 done (an abstaining answer too), 1 an error, told in one line, 2 wrong usage,
 3 a gate of ``compare`` that did not hold, 130 interrupted.
 """
 
@@ -14,7 +14,7 @@ import typer
 
 import rerankit
 from rerankit.cli import ask, compare, doctor, evaluate, explain, index, models, questions, rank
-from rerankit.cli.output import INTERRUPTED, show_log
+from rerankit.cli.output import reporting, show_log
 
 app = typer.Typer(
     name="rerankit",
@@ -54,10 +54,13 @@ def options(
 
 def main() -> None:
     """The entry point ``rerankit``."""
+    if sys.stdout is None:  # closed: the next file that is opened would get its number, and what is printed
+        sys.exit("Error: The standard output is closed; nothing can be shown")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows ASCII only shows ? and does not fail
     try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        with reporting(as_json=False):  # of what goes wrong outside commands, such as help into a full disk
+            app()
+    except typer.Exit as end:
+        sys.exit(end.exit_code)

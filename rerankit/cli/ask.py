@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rerankit.cli.index import CollectionOption, index_files
-from rerankit.cli.output import JsonOption, emit, messages, reporting
+from rerankit.cli.index import CollectionOption, check_store, index_files
+from rerankit.cli.output import DeadlineOption, JsonOption, emit, messages, reporting
 from rerankit.errors import InputError, require
+from rerankit.rerankers.prepare import clean, is_blank
+from rerankit.spec import parse
 
 if TYPE_CHECKING:
     from rerankit.rag.chroma import ChromaRetriever
@@ -42,7 +45,7 @@ def ask(
     filters: Annotated[
         list[str] | None, typer.Option("--filter", metavar="NAME=VALUE", help="Only passages with this metadata.")
     ] = None,
-    deadline: Annotated[float | None, typer.Option(metavar="SECONDS", help="For reranking and answering.")] = None,
+    deadline: DeadlineOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Answer a question with citations, and show what reranking changed.
@@ -54,9 +57,13 @@ def ask(
         raise typer.BadParameter("must be above --top-k, or reranking has nothing to choose", param_hint="--fetch-k")
     with reporting(as_json):
         where, timings = _where(filters or []), _Timings()
+        _check(question, spec, store)
         retriever = _retriever(store, collection, corpus, fetch_k)
         with retriever:
             with timings.stage("load"), messages().status("Loading the models"):
+                require("chromadb", extra="chroma", purpose="The Chroma store")
+                if store is not None and corpus is None:
+                    retriever.count()  # a store that is not there is noticed before models are loaded
                 pipeline = _pipeline(retriever, spec, fetch_k, top_k, llm)
             with timings.stage("index"), messages().status("Looking at the corpus"):
                 _index(retriever, store, corpus)
@@ -88,6 +95,15 @@ class _Timings:
         return {**stages, "total": time.perf_counter() - self._started}
 
 
+def _check(question: str, spec: str, store: str | None) -> None:
+    """Find what is wrong before models are loaded."""
+    if is_blank(clean(question)):
+        raise InputError("The question is empty; ask something")
+    parse(spec)
+    if store is not None:
+        check_store(store)
+
+
 def _retriever(store: str | None, collection: str, corpus: str | None, fetch_k: int) -> ChromaRetriever:
     from rerankit.rag.chroma import ChromaRetriever
 
@@ -106,14 +122,13 @@ def _pipeline(retriever: ChromaRetriever, spec: str, fetch_k: int, top_k: int, l
     from rerankit.rag.pipeline import RagPipeline
     from rerankit.spec import load
 
-    require("chromadb", extra="chroma", purpose="The Chroma store")
-    generator = None
+    reranker, generator = load(spec), None  # first, since the spec may name what is not there
     if llm is not None:
         from rerankit.rag.generative import ChatGenerator
 
         generator = ChatGenerator(llm)
     _ = retriever.embedder  # loaded now, like chromadb, so that their time is not counted as another stage's
-    return RagPipeline(retriever, load(spec), generator, fetch_k=fetch_k, top_k=top_k)
+    return RagPipeline(retriever, reranker, generator, fetch_k=fetch_k, top_k=top_k)
 
 
 def _index(retriever: ChromaRetriever, store: str | None, corpus: str | None) -> None:
@@ -143,17 +158,24 @@ def _condition(item: str) -> dict[str, Any]:
     name, sign, text = item.partition("=")
     if not sign or not name:
         raise InputError(f"A filter is written NAME=VALUE, got {item!r}")
-    values: list[Any] = [text]
-    for kind in (int, float):
-        try:
-            values.append(kind(text))
-            break
-        except ValueError:
-            continue
+    values: list[Any] = [text, *_as_number(text)]
     if text.lower() in ("true", "false"):
         values.append(text.lower() == "true")
     options = [{name: value} for value in values]
     return {"$or": options} if len(options) > 1 else options[0]
+
+
+def _as_number(text: str) -> list[int | float]:
+    """``text`` as the number that Chroma would have stored, if it is one: 64 bits, or finite."""
+    limits: list[tuple[type[int] | type[float], float]] = [(int, 2**63), (float, math.inf)]
+    for kind, limit in limits:
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        if abs(number) < limit:
+            return [number]
+    return []
 
 
 def _as_json(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 
 from rerankit.cli.output import JsonOption, emit, reporting
 from rerankit.errors import InputError
+from rerankit.rerankers.prepare import clean
 
 if TYPE_CHECKING:
     from rerankit.rag.chroma import ChromaRetriever, IndexReport
@@ -37,11 +39,12 @@ def index(
     with reporting(as_json):
         from rerankit.rag.chroma import ChromaRetriever
 
+        check_store(store)
         with ChromaRetriever(store, collection=collection) as retriever:
             report, problems = index_files(retriever, paths, prune=prune, progress=sys.stderr.isatty())
         counts = dataclasses.asdict(report)
         if not any(counts[name] for name in ("added", "updated", "unchanged")):
-            raise InputError("; ".join(map(str, problems)) or f"There is no text in {', '.join(paths)}")
+            raise _no_text(paths, problems)
         if as_json:
             emit({"store": store, "collection": collection, **counts, "problems": [_as_dict(p) for p in problems]})
         else:
@@ -50,16 +53,47 @@ def index(
             show_index(counts, [str(problem) for problem in problems])
 
 
+def check_store(store: str) -> None:
+    """Refuse a store that is a file.
+
+    Raises:
+        InputError: it is one.
+    """
+    if Path(store).expanduser().is_file():
+        raise InputError(f"The store {store} is a file; a store is a folder, or the http:// address of a Chroma server")
+
+
 def index_files(
     retriever: ChromaRetriever, paths: list[str], *, prune: bool, progress: bool
 ) -> tuple[IndexReport, list[Problem]]:
-    """Index files, and prune only if all of them could be read: a file that is broken today is not gone."""
+    """Index files, and prune only if all of them could be read: a file that is broken today is not gone.
+
+    Raises:
+        InputError: there is no text in them; then no store is made.
+    """
     problems: list[Problem] = []
-    report = retriever.index(_passages(paths, problems), progress=progress)
+    passages = _with_text(_passages(paths, problems))
+    if passages is None:
+        raise _no_text(paths, problems)
+    report = retriever.index(passages, progress=progress)
     if prune and not any(problem.skipped for problem in problems):
         again = retriever.index(_passages(paths, []), prune=True)
         report = dataclasses.replace(report, deleted=again.deleted, seconds=report.seconds + again.seconds)
     return report, problems
+
+
+def _no_text(paths: list[str], problems: list[Problem]) -> InputError:
+    return InputError("; ".join(map(str, problems)) or f"There is no text in {', '.join(paths)}")
+
+
+def _with_text(passages: Iterator[Passage]) -> Iterator[Passage] | None:
+    """The same passages, read up to the first that holds text; None if there is none."""
+    head = []
+    for passage in passages:
+        head.append(passage)
+        if clean(passage.text).strip():
+            return itertools.chain(head, passages)
+    return None
 
 
 def _passages(paths: list[str], problems: list[Problem]) -> Iterator[Passage]:

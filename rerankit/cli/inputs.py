@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
 from rerankit.errors import InputError
+from rerankit.rerankers.prepare import clean, is_blank
 from rerankit.types import Passage
 
 STDIN = "-"
@@ -24,11 +25,12 @@ _PASSAGE_KEYS = ("id", "text", "title", "metadata", "score")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One list to order, and the caller's name for it."""
+    """One list to order, the caller's name for it, and where it came from."""
 
     id: str | None
     query: str
     passages: tuple[Passage, ...]
+    where: str
 
 
 class _Faults:
@@ -59,7 +61,7 @@ def read_jobs(source: str) -> list[Job]:
     faults, jobs = _Faults(_shown(source)), []
     for number, line in _lines(source):
         try:
-            jobs.append(_job(_object(line)))
+            jobs.append(_job(_object(line), f"line {number}"))
         except InputError as error:
             faults.add(number, error)
     faults.check()
@@ -78,8 +80,8 @@ def read_run(source: str, queries: Path, corpus: Path) -> list[Job]:
         InputError: lines are wrong, or a query or passage of the run has no text.
     """
     run = _run(source)
-    topics = _texts(queries, set(run))
-    texts = _texts(corpus, {name for candidates in run.values() for name in candidates})
+    topics = _texts(queries, set(run), blank=False)
+    texts = _texts(corpus, {name for candidates in run.values() for name in candidates}, blank=True)
     for kind, wanted, known, where in (
         ("query", run, topics, queries),
         ("passage", [name for candidates in run.values() for name in candidates], texts, corpus),
@@ -87,9 +89,10 @@ def read_run(source: str, queries: Path, corpus: Path) -> list[Job]:
         if lost := [name for name in wanted if name not in known]:
             raise InputError(f"{len(lost)} {kind} id(s) of {_shown(source)} are not in {where}, first {lost[0]!r}")
     return [
-        Job(query_id, topics[query_id].text, tuple(texts[name].replace(score=score) for name, score in scores.items()))
+        Job(query_id, topics[query_id].text, tuple(texts[name].replace(score=score) for name, score in scores.items()),
+            f"query {query_id!r}")
         for query_id, scores in run.items()
-    ]
+    ]  # fmt: skip
 
 
 def _run(source: str) -> dict[str, dict[str, float]]:
@@ -119,8 +122,8 @@ def _finite(text: str) -> float:
     return value
 
 
-def _texts(path: Path, wanted: set[str]) -> dict[str, Passage]:
-    """The wanted rows of a queries or corpus file."""
+def _texts(path: Path, wanted: set[str], *, blank: bool) -> dict[str, Passage]:
+    """The wanted rows of a queries or corpus file; ``blank`` says whether a text may be empty."""
     faults, found = _Faults(str(path)), {}
     for number, line in _lines(str(path)):
         try:
@@ -128,20 +131,22 @@ def _texts(path: Path, wanted: set[str]) -> dict[str, Passage]:
             name = _identifier(row.get("_id", row.get("id")))
             if name in wanted:
                 found[name] = Passage(name, row.get("text", ""), row.get("title") or "")
+                if not blank and _shows_nothing(found[name].text):
+                    raise InputError(f"the text of query {name!r} is empty")
         except InputError as error:
             faults.add(number, error)
     faults.check()
     return found
 
 
-def _job(row: Mapping[str, Any]) -> Job:
+def _job(row: Mapping[str, Any], where: str) -> Job:
     query, passages = row.get("query"), row.get("passages")
-    if not isinstance(query, str) or not query.strip():
+    if not isinstance(query, str) or _shows_nothing(query):
         raise InputError('"query" must be a string that is not empty')
     if not isinstance(passages, list):
         raise InputError('"passages" must be a list of strings or objects with "text"')
     name = _identifier(row["id"]) if "id" in row else None
-    return Job(name, query, tuple(_passage(position, item) for position, item in enumerate(passages)))
+    return Job(name, query, tuple(_passage(position, item) for position, item in enumerate(passages)), where)
 
 
 def _passage(position: int, item: Any) -> Passage:
@@ -151,10 +156,27 @@ def _passage(position: int, item: Any) -> Passage:
         raise InputError(f'passage {position} must be a string or an object with "text"')
     if unknown := sorted(set(item) - set(_PASSAGE_KEYS)):
         raise InputError(f"passage {position} has unknown fields {unknown}; known are {', '.join(_PASSAGE_KEYS)}")
+    given = {name: value for name, value in item.items() if value is not None or name in ("id", "text")}
+    if not isinstance(given.get("metadata", {}), dict):
+        raise InputError(f'passage {position}: "metadata" must be an object, got {given["metadata"]!r:.40}')
     try:
-        return Passage(**{**item, "id": _identifier(item.get("id", position))})
-    except (TypeError, ValueError) as error:
+        score = _score(given.pop("score", None))
+        return Passage(**{**given, "id": _identifier(item.get("id", position)), "score": score})
+    except InputError as error:
         raise InputError(f"passage {position}: {error}") from error
+
+
+def _score(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > sys.float_info.max:
+        raise InputError(f'"score" must be a finite number, got {value!r:.40}')
+    return float(value)
+
+
+def _shows_nothing(query: str) -> bool:
+    """What rerankers call an empty query."""
+    return is_blank(clean(query))
 
 
 def _identifier(value: Any) -> str:
@@ -165,12 +187,19 @@ def _identifier(value: Any) -> str:
 
 def _object(line: str) -> dict[str, Any]:
     try:
-        row = json.loads(line, parse_constant=_no_constant)
+        row = json.loads(line, parse_constant=_no_constant, parse_float=_json_float)
     except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON ({error})") from error
     if not isinstance(row, dict):
         raise InputError("not a JSON object")
     return row
+
+
+def _json_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text:.40} is too large")
+    return value
 
 
 def _no_constant(name: str) -> NoReturn:

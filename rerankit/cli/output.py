@@ -1,7 +1,7 @@
 """What all commands share: where results, messages and errors go, and in which form.
 
 Results go to stdout, everything else to stderr. With ``--json`` a command writes exactly one JSON object to stdout:
-its result, or ``{"error": {"type": ..., "message": ...}}``.
+its result, or ``{"error": {"type": ..., "message": ...}}``, which has its line on stderr too.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import math
+import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -24,9 +27,20 @@ if TYPE_CHECKING:
 
 ERROR = 1
 GATE = 3
-INTERRUPTED = 130
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+
+
+def _deadline(seconds: float | None) -> float | None:
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise typer.BadParameter("must be a number of seconds above zero")
+    return seconds
+
+
+DeadlineOption = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", callback=_deadline, help="What reranking (and answering) may take, per query."),
+]
 
 _HOSTILE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, direction overrides and lone surrogates: what a terminal could obey or choke on."""
@@ -53,7 +67,12 @@ def emit(value: Mapping[str, Any]) -> None:
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    stream = sys.stderr if stderr else sys.stdout
+    plain: dict[str, Any] = {"stderr": stderr, "highlight": False, "markup": False, "emoji": False}
+    if stream is not None and stream.isatty():
+        return Console(**plain)
+    # FORCE_COLOR asks for colours, but rich would take it for a terminal and animate in a file or pipe.
+    return Console(**plain, force_terminal=False, color_system="standard" if os.environ.get("FORCE_COLOR") else None)
 
 
 def results() -> Console:
@@ -68,17 +87,32 @@ def messages() -> Console:
 
 @contextmanager
 def reporting(as_json: bool) -> Iterator[None]:
-    """Turn an expected error into one line on stderr, under ``--json`` an object on stdout too, and exit status 1."""
+    """Turn an error into one line on stderr, under ``--json`` an object on stdout too, and exit status 1."""
     try:
         yield
-    except BrokenPipeError:
+        sys.stdout.flush()  # a full disk is this command's error, not that of the interpreter's end
+    except (BrokenPipeError, typer.Exit, typer.Abort, typer.BadParameter):
         raise
     except (RerankitError, OSError) as error:
-        message = printable(str(error))
-        if as_json:
-            emit({"error": {"type": type(error).__name__, "message": message}})
-        typer.echo(f"Error: {message}", err=True)
-        raise typer.Exit(ERROR) from error
+        _fail(error, printable(str(error)), as_json)
+    except Exception as error:  # whatever else it is, who reads the JSON must be told
+        name = f"{type(error).__name__}: {printable(str(error))}"
+        _fail(error, f"Unexpected {name} (rerankit --verbose shows where; please report it)", as_json)
+
+
+def _fail(error: Exception, line: str, as_json: bool) -> NoReturn:
+    if as_json:
+        with suppress(OSError):
+            emit({"error": {"type": type(error).__name__, "message": printable(str(error))}})
+    if logging.getLogger("rerankit").isEnabledFor(logging.DEBUG):
+        for part in "".join(traceback.format_exception(error)).splitlines():
+            typer.echo(printable(part), err=True)
+    typer.echo(f"Error: {line}", err=True)
+    try:
+        sys.stdout.flush()
+    except OSError:  # what it still holds must not fail again at the interpreter's end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise typer.Exit(ERROR) from error
 
 
 class _Warnings(logging.Handler):

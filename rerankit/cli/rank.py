@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rerankit.cli.output import JsonOption, emit, messages, reporting, to_json
+from rerankit.cli.output import DeadlineOption, JsonOption, emit, messages, reporting, to_json
+from rerankit.cli.sink import check_target, sink
+from rerankit.errors import InputError
 
 if TYPE_CHECKING:
     from rerankit.cli.inputs import Job
@@ -39,7 +38,7 @@ def rank(
     corpus: Annotated[Path | None, typer.Option(help="Of a TREC run: JSON lines with _id, title and text.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of to stdout.")] = None,
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Keep the best so many.")] = None,
-    deadline: Annotated[float | None, typer.Option(metavar="SECONDS", help="For each list.")] = None,
+    deadline: DeadlineOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Reorder lists of passages.
@@ -53,14 +52,18 @@ def rank(
         raise typer.BadParameter("--queries and --corpus go with --format trec", param_hint="--format")
     with reporting(as_json):
         from rerankit.cli.inputs import read_jobs, read_run
+        from rerankit.spec import parse
 
+        parse(spec)
+        if output is not None:
+            check_target(output)
         jobs = read_run(source, queries, corpus) if queries and corpus else read_jobs(source)
         started = time.perf_counter()
         rankings = _ranked(spec, jobs, top_k, deadline)
         if as_json and output is None:
             emit({"rankings": [_as_dict(job, found) for job, found in rankings], **_summary(jobs, started)})
             return
-        with _sink(output) as file:
+        with sink(output) as file:
             for job, ranking in rankings:
                 file.write(_as_lines(job, ranking, form))
         if as_json:
@@ -79,7 +82,12 @@ def _ranked(spec: str, jobs: Sequence[Job], top_k: int | None, deadline: float |
 
 
 def _rank_part(reranker: Reranker, jobs: Sequence[Job], top_k: int | None, deadline: float | None) -> list[Ranking]:
-    return reranker.rank_many([(job.query, job.passages) for job in jobs], top_k=top_k, deadline_s=deadline)
+    try:
+        return reranker.rank_many([(job.query, job.passages) for job in jobs], top_k=top_k, deadline_s=deadline)
+    except InputError as error:
+        if len(jobs) == 1:
+            raise InputError(f"{jobs[0].where}: {error}") from error
+    return [_rank_part(reranker, [job], top_k, deadline)[0] for job in jobs]  # one by one, to find the wrong one
 
 
 def _as_dict(job: Job, ranking: Ranking) -> dict[str, Any]:
@@ -95,15 +103,3 @@ def _as_lines(job: Job, ranking: Ranking, form: Format) -> str:
 def _summary(jobs: Sequence[Job], started: float) -> dict[str, Any]:
     count = sum(len(job.passages) for job in jobs)
     return {"queries": len(jobs), "passages": count, "seconds": round(time.perf_counter() - started, 3)}
-
-
-@contextmanager
-def _sink(output: Path | None) -> Iterator[TextIO]:
-    """Stdout, or a file that appears only when it is complete."""
-    if output is None:
-        yield sys.stdout
-        return
-    partial = output.with_name(f"{output.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        yield file
-    os.replace(partial, output)
