@@ -42,10 +42,11 @@ from rerankit.rerankers.late_interaction import LateInteraction
 from rerankit.types import Passage
 
 SETS = (
-    "agask_dev", "cacm", "cisi", "climate_fever", "covid_qa", "covidfaq", "cranfield", "expertqa_130", "hotpotqa_100",
-    "hotpotqa_130", "liveqa_med", "npl_vaswani", "stackfaq", "trec_dl19", "trecqa",
+    "agask_dev", "birco_clinicaltrial", "cacm", "cisi", "climate_fever", "covid_qa", "covidfaq", "cranfield",
+    "expertqa_130", "hotpotqa_100", "hotpotqa_130", "liveqa_med", "npl_vaswani", "stackfaq", "trec_dl19", "trecqa",
+    "xquad_de", "xquad_en", "xquad_zh",
 )  # fmt: skip
-"""English sets that nothing is trained on. birco_clinicaltrial and xquad_en can be asked for by name."""
+"""All sets that nothing is trained on, those in languages that the embedded model was not made for included."""
 
 ARMS = ("bm25", "dense", "rrf", "lexical", "late-interaction", "default")
 METRIC = "nDCG@10"

@@ -199,7 +199,7 @@ class Ranking(Sequence[Hit]):
         model: which reranker made the order.
         scale: the meaning of ``Hit.score``.
         status: ``scored`` (all as planned), ``partial`` (a deadline left a marked tail) or ``fallback``
-(the model failed; the input order was kept).
+            (the model failed; the input order was kept).
         reason: why the status is not ``scored``; empty otherwise.
         usage: what it cost.
         stages: the whole ranking of every stage, for composed rerankers.

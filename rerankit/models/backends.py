@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import importlib.util
 import logging
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,8 @@ class Choice:
         """
         device = _device(self.device, self.backend)
         backend = _backend(self.backend, device, checkpoint)
+        if device != "cpu" and device not in (found := devices()):
+            raise InputError(f"There is no device {self.device!r} here; torch finds {', '.join(found)}")
         dtype = _dtype(self.dtype, backend, device)
         return Choice(backend, device, dtype)
 
@@ -111,6 +114,8 @@ def _installed(package: str) -> bool:
 
 
 def _device(device: str, backend: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(device)):
+        raise InputError(f"Unknown device {device!r}; choose auto or one of {', '.join(devices())}")
     if device != "auto":
         return device
     if backend in ("auto", "torch") and _gpu_driver_present() and _installed("torch"):
@@ -119,6 +124,17 @@ def _device(device: str, backend: str) -> str:
         if torch.cuda.is_available():
             return "cuda"
     return "cpu"
+
+
+def devices() -> list[str]:
+    """The devices of this machine that a model can run on."""
+    if not _installed("torch"):
+        return ["cpu"]
+    import torch
+
+    numbered = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    gpus = ["cuda", *numbered] if numbered and torch.cuda.is_available() else []
+    return ["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
 def _gpu_driver_present() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 
 from rerankit.errors import ModelError, require
 from rerankit.models.files import sha256_of
-from rerankit.models.tokens import read_json
+from rerankit.models.tokens import read_object
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _WANTED = ["*.json", "*.txt", "*.model", "*.safetensors", "1_*/*", "2_*/*", "3_*/*"]
 _UNWANTED = ["onnx/*", "openvino/*", "*optimizer*", "*.md"]
+_TOKENIZER_FILES = ("tokenizer*.json", "vocab.*", "merges.txt", "*.model")
 _SHIFTED_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"}
 """Model types whose positions count from ``pad_token_id + 1``."""
 
@@ -37,7 +39,7 @@ class Checkpoint:
     @functools.cached_property
     def config(self) -> dict[str, Any]:
         """``config.json``."""
-        return dict(read_json(self.folder / "config.json"))
+        return read_object(self.folder / "config.json")
 
     @functools.cached_property
     def digest(self) -> str:
@@ -55,9 +57,25 @@ class Checkpoint:
         """Whether the weights come as a ready ONNX graph."""
         return self.weights[0].suffix == ".onnx"
 
-    def json(self, *parts: str) -> Any:
-        """A JSON file of the folder, ``{}`` if there is none."""
-        return read_json(self.folder.joinpath(*parts))
+    @functools.cached_property
+    def reading_digest(self) -> str:
+        """Names what turns texts into the weights' input: configuration and tokenizer files, sha256, hex."""
+        names = {"config.json", *(path.name for pattern in _TOKENIZER_FILES for path in self.folder.glob(pattern))}
+        return _hash_text("\n".join(f"{name} {sha256_of(self.folder / name)}" for name in sorted(names)))
+
+    def json(self, *parts: str) -> dict[str, Any]:
+        """The object in a JSON file of the folder, ``{}`` if there is no such file."""
+        return read_object(self.folder.joinpath(*parts))
+
+    def check_weights(self) -> None:
+        """See that no safetensors file was cut short.
+
+        Raises:
+            ModelError: one is damaged.
+        """
+        for path in self.weights:
+            if path.suffix == ".safetensors" and not _whole(path):
+                raise ModelError(f"{path} is damaged (cut short, or not a safetensors file); download it again")
 
     def pad_id(self, default: int | None) -> int:
         """Token id of the padding."""
@@ -75,6 +93,21 @@ class Checkpoint:
         if isinstance(stated, int) and 0 < stated < 1_000_000:
             limits.append(stated)
         return min(limits, default=512)
+
+
+def _whole(path: Path) -> bool:
+    """Whether a safetensors file is as long as its header says: 8 bytes of header length, header, numbers."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= size - 8:
+            return False
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            return bool(8 + length + max(ends, default=0) == size)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            return False
 
 
 def _digest(path: Path) -> str:
@@ -131,7 +164,7 @@ def _weights(folder: Path) -> tuple[Path, ...]:
 
 
 def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
-    names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    names = sorted(set(read_object(index).get("weight_map", {}).values()))
     paths = tuple(folder / name for name in names)
     outside = [path for path in paths if path.parent != folder]
     if not paths or outside or (missing := [path for path in paths if not path.is_file()]):

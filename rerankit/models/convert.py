@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from rerankit.errors import ModelError
 from rerankit.models.backends import Backend, ConversionError, Task
 from rerankit.models.batching import Batch
 from rerankit.models.checkpoint import Checkpoint
@@ -101,6 +102,7 @@ def check_same(checkpoint: Checkpoint, module: Any, backend: Backend) -> None:
     """Compare a converted graph with its source on shapes it was not traced with.
 
     Raises:
+        ModelError: the source itself gives no numbers.
         ConversionError: tracing froze something that depends on the input.
     """
     import torch
@@ -109,6 +111,8 @@ def check_same(checkpoint: Checkpoint, module: Any, backend: Backend) -> None:
         batch = example(rows, width)
         with torch.inference_mode():
             expected = module(*map(torch.from_numpy, batch)).float().numpy()
+        if not np.isfinite(expected).all():
+            raise ModelError(f"{checkpoint.name!r} gives NaN or infinity: {checkpoint.weights[0]} holds broken numbers")
         found = backend(batch)
         read = batch.mask.astype(bool) if found.ndim == 3 else slice(None)
         gap = float(np.abs(found - expected)[read].max()) if found.shape == expected.shape else float("inf")

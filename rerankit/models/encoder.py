@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rerankit.errors import InputError
+from rerankit.errors import InputError, ModelError
 from rerankit.models import spans
 from rerankit.models.backends import Choice
 from rerankit.models.catalog import Pooling
@@ -84,7 +86,7 @@ class TextEncoder:
         name: what to call a local model in ``model_id``; the folder's name by default.
 
     Attributes:
-        model_id: names weights and revision.
+        model_id: names the weights; ends in ``+`` and 8 hex digits if pooling, prompts or length are overruled.
         dim: length of a vector.
         max_tokens: length limit in force.
 
@@ -117,22 +119,38 @@ class TextEncoder:
         engine = Engine(model, "states", wanted, revision=revision, batch_tokens=batch_tokens, name=name)
         self.engine = engine
         self.layout = probe(engine.tokens.tokenizer, pair=False)
-        self.model_id = engine.checkpoint.model_id
         self.dim = int(engine.checkpoint.config.get("hidden_size") or engine.checkpoint.config["dim"])
         stated = engine.checkpoint.json("sentence_bert_config.json").get("max_seq_length")
         self.max_tokens = engine.max_tokens(max_tokens, stated, self.layout.fixed_tokens)
+        if pooling not in (None, *get_args(Pooling)):
+            raise InputError(f"Unknown pooling {pooling!r}; choose one of {', '.join(get_args(Pooling))}")
         self.pooling: Pooling = pooling or pooling_of(engine.checkpoint, engine.facts)
         self.prompts = self._find_prompts({"query": query_prompt, "passage": passage_prompt})
+        usual = engine.max_tokens(None, stated, self.layout.fixed_tokens), self._find_prompts({})
+        self.model_id = engine.checkpoint.model_id + self._overruled(*usual)
 
     def _find_prompts(self, asked: dict[Kind, str | None]) -> dict[Kind, str]:
         """The caller's prompts, else the checkpoint's, else the catalogue's."""
         own = self.engine.checkpoint.json("config_sentence_transformers.json").get("prompts") or {}
         facts = self.engine.facts
-        known = {
+        known: dict[Kind, str] = {
             "query": own.get("query", facts.query_prompt),
             "passage": own.get("passage", own.get("document", facts.passage_prompt)),
         }
-        return {kind: known[kind] if prompt is None else prompt for kind, prompt in asked.items()}
+        return known | {kind: prompt for kind, prompt in asked.items() if prompt is not None}
+
+    def _overruled(self, usual_tokens: int, usual_prompts: dict[Kind, str]) -> str:
+        """Marks vectors that are not the model's usual ones; empty if the caller changed nothing."""
+        checkpoint, facts = self.engine.checkpoint, self.engine.facts
+        usual_pooling: Pooling | None = None
+        with contextlib.suppress(ModelError):  # the files ask for an unsupported one: the caller's is another
+            usual_pooling = pooling_of(checkpoint, facts)
+        mine = self.pooling, self.prompts, self.max_tokens
+        return (
+            ""
+            if mine == (usual_pooling, usual_prompts, usual_tokens)
+            else "+" + hashlib.sha256(repr(mine).encode()).hexdigest()[:8]
+        )
 
     def encode(
         self,
@@ -191,14 +209,21 @@ class TextEncoder:
         self.engine.run(entries, collect, meter)
         return [state for state in states if state is not None], vectors
 
-    def windows(self, text: str, *, reserve: int = 0) -> list[tuple[int, int]]:
-        """Character spans that cover ``text``, each short enough for one pass with ``reserve`` tokens to spare."""
-        tokens = self.engine.tokens.encode([text])[0]
-        return spans.windows(text, tokens, self.max_tokens - self.layout.fixed_tokens - reserve)
+    def windows(self, text: str, *, reserve: int = 0, limit: int | None = None) -> list[tuple[int, int]]:
+        """Character spans that cover ``text``, each short enough for one pass with ``reserve`` tokens to spare.
+
+        With ``limit`` at most so many, from the beginning; the rest of a huge text is not even tokenised.
+        """
+        capacity = self.max_tokens - self.layout.fixed_tokens - reserve
+        return spans.first_windows(text, self.engine.tokens, capacity, limit)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without special tokens and before any truncation."""
         return [len(tokens) for tokens in self.engine.tokens.encode(texts)]
+
+    def estimate_tokens(self, text: str) -> int:
+        """About how many tokens a text has: counted if short, by its beginning and its length if huge."""
+        return spans.estimate(text, self.engine.tokens)
 
     def close(self) -> None:
         """Free the model; later calls raise ModelError."""
@@ -207,6 +232,8 @@ class TextEncoder:
     def _tokens(self, texts: Sequence[str], kind: Kind) -> list[Tokens]:
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise InputError("texts must be a sequence of strings")
+        if kind not in self.prompts:
+            raise InputError(f"Unknown kind {kind!r}; choose one of {', '.join(self.prompts)}")
         prompt = self.prompts[kind]
         return self.engine.tokens.encode([prompt + text for text in texts] if prompt else texts)
 

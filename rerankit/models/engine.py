@@ -13,7 +13,7 @@ from rerankit.errors import InputError, ModelError
 from rerankit.models import batching
 from rerankit.models.backends import Backend, Choice, Task, load
 from rerankit.models.catalog import facts
-from rerankit.models.checkpoint import find_checkpoint
+from rerankit.models.checkpoint import Checkpoint, find_checkpoint
 from rerankit.models.layout import Entry
 from rerankit.models.meter import Meter
 from rerankit.models.tokens import TokenCache, load_tokenizer
@@ -44,12 +44,13 @@ class Engine:
         batch_tokens: int | None = None,
         name: str | None = None,
     ) -> None:
-        if batch_tokens is not None and batch_tokens < 1:
-            raise InputError(f"batch_tokens must be at least 1, got {batch_tokens}")
+        _check_count("batch_tokens", batch_tokens)
         self.task: Task = task
         self.checkpoint = find_checkpoint(model, revision, name)
+        self.checkpoint.check_weights()
         self.facts = facts(self.checkpoint.name)
         self.tokens = TokenCache(load_tokenizer(self.checkpoint.folder))
+        _check_vocabulary(self.checkpoint, self.tokens)
         self.pad_id = self.checkpoint.pad_id(self.tokens.tokenizer.token_to_id("[PAD]"))
         self.choice: Choice
         self._backend, self.choice = load(self.checkpoint, task, wanted)
@@ -94,6 +95,7 @@ class Engine:
         Raises:
             InputError: ``asked`` is more than the model has positions for, or leaves no room for text.
         """
+        _check_count("max_tokens", asked)
         possible = self.checkpoint.longest_input()
         limit = min(possible, stated or possible, self.facts.max_tokens or possible) if asked is None else asked
         if limit > possible:
@@ -109,3 +111,18 @@ class Engine:
             self._backend.close()
             if self._exact is not None:
                 self._exact.close()
+
+
+def _check_count(name: str, value: object) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def _check_vocabulary(checkpoint: Checkpoint, tokens: TokenCache) -> None:
+    """More tokens than embedding rows: some text would read beyond the table."""
+    rows, ids = checkpoint.config.get("vocab_size"), tokens.tokenizer.get_vocab_size()
+    if isinstance(rows, int) and ids > rows:
+        raise ModelError(
+            f"The tokenizer in {checkpoint.folder} has {ids} tokens, the model only {rows} embeddings: they do not "
+            "belong together. Download the model again."
+        )

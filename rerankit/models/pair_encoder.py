@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +89,14 @@ class PairEncoder:
 
     def _fingerprint(self) -> str:
         checkpoint, choice = self.engine.checkpoint, self.engine.choice
-        parts = (checkpoint.digest, choice.dtype, str(self.layout), self.read_out, str(self.max_tokens))
+        parts = (
+            checkpoint.digest,
+            checkpoint.reading_digest,
+            choice.dtype,
+            str(self.layout),
+            self.read_out,
+            str(self.max_tokens),
+        )
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
         return f"{self.model_id}:{choice.dtype}:{self.max_tokens}:{digest}"
 
@@ -106,8 +114,10 @@ class PairEncoder:
             float64 ``[n]``.
 
         Raises:
-            InputError: a query leaves no room for any passage.
+            InputError: a pair is not two strings, or a query leaves no room for any passage.
         """
+        if not all(len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in pairs):
+            raise InputError("pairs must be a sequence of (query, passage), both strings")
         scores = np.zeros(len(pairs), np.float64)
         entries = self.entries(pairs)
 
@@ -117,24 +127,23 @@ class PairEncoder:
         self.engine.run(entries, collect, meter, float32=float32)
         return scores
 
-    def windows(self, query: str, text: str, *, reserve: int = 0) -> list[tuple[int, int]]:
+    def windows(self, query: str, text: str, *, reserve: int = 0, limit: int | None = None) -> list[tuple[int, int]]:
         """Character spans that cover ``text``, each short enough to be read whole beside ``query``.
 
         Args:
             query: the query.
             text: the passage.
             reserve: tokens to leave free for what the caller puts before each window (a title).
+            limit: at most so many, from the beginning; the rest of a huge text is not even tokenised.
 
         Raises:
             InputError: the query leaves no room.
         """
-        (tokens,) = self.engine.tokens.encode([text])
-        return spans.windows(text, tokens, max(1, self.room(query) - reserve))
+        return spans.first_windows(text, self.engine.tokens, max(1, self.room(query) - reserve), limit)
 
     def beginning(self, text: str, tokens: int) -> str:
         """As much of the beginning of ``text`` as makes at most ``tokens`` tokens."""
-        (found,) = self.engine.tokens.encode([text])
-        return text[: spans.windows(text, found, tokens)[0][1]]
+        return text[: spans.first_windows(text, self.engine.tokens, tokens, 1)[0][1]]
 
     def room(self, query: str) -> int:
         """Tokens left for a passage beside ``query`` (and beside the passage's prompt, for models that have one).
@@ -149,6 +158,10 @@ class PairEncoder:
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without special tokens and before any truncation."""
         return [len(tokens) for tokens in self.engine.tokens.encode(texts)]
+
+    def estimate_tokens(self, text: str) -> int:
+        """About how many tokens a text has: counted if short, by its beginning and its length if huge."""
+        return spans.estimate(text, self.engine.tokens)
 
     def close(self) -> None:
         """Free the model; later calls raise ModelError."""
@@ -185,6 +198,8 @@ class PairEncoder:
 
 def _read_out(engine: Engine, asked: ReadOut | None) -> ReadOut:
     """Which classifier outputs make the score: asked for, catalogued, or by the number of labels."""
+    if asked not in (None, *get_args(ReadOut)):
+        raise InputError(f"Unknown read_out {asked!r}; choose one of {', '.join(get_args(ReadOut))}")
     config = engine.checkpoint.config
     labels = len(config.get("id2label") or range(config.get("num_labels", 2)))
     found: ReadOut = asked or engine.facts.read_out or ("single" if labels == 1 else "difference")

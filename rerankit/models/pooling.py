@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from rerankit.errors import ModelError
 from rerankit.models.catalog import Facts, Pooling
 from rerankit.models.checkpoint import Checkpoint
+from rerankit.models.tokens import read_json
 
 _NAMES: dict[str, Pooling] = {
     "pooling_mode_mean_tokens": "mean",
@@ -26,7 +27,7 @@ def pooling_of(checkpoint: Checkpoint, known: Facts) -> Pooling:
     Raises:
         ModelError: the checkpoint uses a pooling or an extra layer that would silently be left out.
     """
-    modules = checkpoint.json("modules.json") or []
+    modules = read_json(checkpoint.folder / "modules.json") or []
     kinds = {module["type"].rpartition(".")[2]: module.get("path", "") for module in modules}
     if extra := sorted(set(kinds) - _HARMLESS):
         raise ModelError(f"{checkpoint.folder / 'modules.json'} asks for the layers {extra}, which are not supported")

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from rerankit.errors import InputError
-from rerankit.models.tokens import Tokens
+from rerankit.models.tokens import TokenCache, Tokens
 
 OVERLAP = 0.125
 """Share of a window that the next one repeats, so that a sentence on a cut is whole in one of them."""
+
+CHARACTERS = 6
+"""A first guess of the characters per token, above what prose has; wrong only costs a second reading."""
+
+SAMPLE = 20_000
+"""Characters after which the tokens of an unread rest are estimated, not counted."""
 
 SLACK = 2
 """Tokens left free in every window: with byte-level tokenizers a word may take more of them when it comes first."""
@@ -43,6 +49,29 @@ def windows(text: str, tokens: Tokens, capacity: int) -> list[tuple[int, int]]:
             return spans
         step_back = int((last - first) * OVERLAP)
         first = max(first + 1, _word_start(text, tokens, first, last - step_back))
+
+
+def first_windows(text: str, cache: TokenCache, capacity: int, limit: int | None) -> list[tuple[int, int]]:
+    """The first ``limit`` of :func:`windows`, without tokenising much more of the text; all for None.
+
+    Raises:
+        InputError: ``capacity`` or ``limit`` is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit must be at least 1, got {limit}")
+    read = len(text) if limit is None else (limit + 1) * max(capacity, 16) * CHARACTERS
+    while True:
+        part = text[:read]
+        spans = windows(part, cache.encode([part])[0], capacity)
+        if read >= len(text) or (limit is not None and len(spans) > limit):
+            return spans[:limit]
+        read *= 4
+
+
+def estimate(text: str, cache: TokenCache) -> int:
+    """How many tokens a text has; beyond ``SAMPLE`` characters extrapolated from its beginning."""
+    sample = text[:SAMPLE]
+    return round(len(cache.encode([sample])[0]) * len(text) / len(sample)) if sample else 0
 
 
 def _word_start(text: str, tokens: Tokens, low: int, high: int) -> int:

@@ -14,9 +14,10 @@ from rerankit.models.vector_cache import VectorCache, entry_key
 
 
 def encoder_fingerprint(encoder: TextEncoder) -> str:
-    """Everything that a vector depends on besides its text: weights, precision, length limit, pooling, prompts."""
+    """Everything that a vector depends on besides its text: model files, precision, length limit, pooling, prompts."""
     prompts = encoder.prompts["passage"], encoder.prompts["query"]
-    setting = f"{encoder.engine.choice.dtype}:{encoder.max_tokens}:{encoder.pooling}"
+    engine = encoder.engine
+    setting = f"{engine.checkpoint.reading_digest[:12]}:{engine.choice.dtype}:{encoder.max_tokens}:{encoder.pooling}"
     return f"{encoder.model_id}:{setting}" + (f":{prompts!r}" if any(prompts) else "")
 
 

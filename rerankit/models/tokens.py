@@ -124,6 +124,18 @@ def load_tokenizer(folder: Path) -> tokenizers.Tokenizer:
     return backend
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a checkpoint, ``{}`` if there is no file.
+
+    Raises:
+        ModelError: the file is damaged, or holds something else.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} should hold a JSON object, not {str(content)[:40]!r}. Download the model again.")
+    return content
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file of a checkpoint, ``{}`` if there is none.
 

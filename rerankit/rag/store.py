@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -198,6 +199,8 @@ def _place(where: object, is_collection: bool) -> str:
 def _persistent(path: str) -> ClientAPI:
     import chromadb
 
+    # chromadb shares clients by the path's text, so a relative one would go on meaning the folder it first meant.
+    path = os.path.abspath(path)
     # Default settings on purpose: Chroma refuses a second client of one place with other settings.
     try:
         return chromadb.PersistentClient(path=path)

@@ -93,11 +93,8 @@ class CrossEncoder(PointwiseReranker):
         """Windows of the text that the model can read whole beside query and title."""
         title = self._title(query, passage.title)
         reserve = self.encoder.count_tokens([title])[0] if title else 0
-        spans = self.encoder.windows(query, passage.text, reserve=reserve)
-        kept = tuple(spans[: self.max_windows])
-        if len(kept) == len(spans):
-            return Windows(kept)
-        return Windows(kept, self.encoder.count_tokens([passage.text[kept[-1][1] :]])[0])
+        kept = tuple(self.encoder.windows(query, passage.text, reserve=reserve, limit=self.max_windows))
+        return Windows(kept, self.encoder.estimate_tokens(passage.text[kept[-1][1] :]))
 
     def close(self) -> None:
         """Free the model."""

@@ -29,18 +29,16 @@ class Reader:
         return f"{passage.title[: self._title_end(passage.title)]}\n" if passage.title else ""
 
     def windows(self, passage: Passage, max_windows: int) -> Windows:
-        """Where to cut the text so that each piece fits beside the title; what is left out is counted."""
+        """Where to cut the text so that each piece fits beside the title; what is left out is counted or estimated."""
         head, text = self.head(passage), passage.text
         lost = self._count(passage.title[len(head) - 1 :]) if head else 0
-        spans = self.encoder.windows(text, reserve=self._fixed + (self._count(head) + 1 if head else 0))
-        if len(spans) > max_windows:
-            spans = spans[:max_windows]
-            lost += self._count(text[spans[-1][1] :])
-        return Windows(tuple(spans), lost)
+        reserve = self._fixed + (self._count(head) + 1 if head else 0)
+        spans = self.encoder.windows(text, reserve=reserve, limit=max_windows)
+        return Windows(tuple(spans), lost + self.encoder.estimate_tokens(text[spans[-1][1] :]))
 
     def _title_end(self, title: str) -> int:
         limit = max(1, self.room // TITLE_SHARE)
-        return self.encoder.windows(title, reserve=self._fixed + self.room - limit)[0][1]
+        return self.encoder.windows(title, reserve=self._fixed + self.room - limit, limit=1)[0][1]
 
     def _count(self, text: str) -> int:
         return self.encoder.count_tokens([text])[0] if text else 0

@@ -13,6 +13,7 @@ from tiny_models import WORDS, save_cross_encoder, save_embedder
 from rerankit.errors import InputError, ModelError
 from rerankit.models.encoder import Frame, TextEncoder
 from rerankit.models.meter import Meter
+from rerankit.models.text_vectors import encoder_fingerprint
 
 BACKENDS = ["torch", "onnxruntime", "openvino"]
 TEXTS = ["sow maize in soil", "", "water", "the dry season in soil", "cow " * 100]
@@ -162,3 +163,78 @@ def test_a_stated_length_is_kept(tmp_path):
 def test_a_cross_encoder_is_an_encoder_too(tmp_path):
     encoder = TextEncoder(save_cross_encoder(tmp_path / "model"), backend="torch", device="cpu")
     assert encoder.encode(["maize"]).shape == (1, 32)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("keep", [0, 5, 100, -10])
+def test_weights_that_were_cut_short_are_named(tmp_path, backend, keep):
+    folder = save_embedder(tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:keep])
+    with pytest.raises(ModelError, match=r"model\.safetensors is damaged.*download it again"):
+        TextEncoder(folder, backend=backend, device="cpu")
+
+
+@pytest.mark.parametrize(("name", "content"), [("config.json", "null"), ("tokenizer_config.json", "[1]")])
+def test_files_that_hold_no_object_are_named(tmp_path, name, content):
+    folder = save_embedder(tmp_path / "model")
+    (folder / name).write_text(content, "utf-8")
+    with pytest.raises(ModelError, match=f"{name} should hold a JSON object"):
+        TextEncoder(folder, backend="torch", device="cpu")
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+    folder = save_embedder(tmp_path / "model")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    tokenizer["model"]["vocab"] |= {f"word{i}": 1000 + i for i in range(500)}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+    with pytest.raises(ModelError, match="do not belong together"):
+        TextEncoder(folder, backend="torch", device="cpu")
+
+
+def test_broken_numbers_are_not_blamed_on_the_conversion(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    folder = save_embedder(tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: np.full_like(value, np.nan) for name, value in tensors.items()}, folder / "model.safetensors")
+    with pytest.raises(ModelError, match="holds broken numbers"):
+        TextEncoder(folder, backend="openvino", device="cpu")
+
+
+@pytest.mark.parametrize("device", ["cdua", "cuda:99", "mps:3", 7])
+def test_devices_that_do_not_exist_are_input_errors(folder, device):
+    with pytest.raises(InputError, match=r"device.*cpu"):
+        TextEncoder(folder, device=device)
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_tokens": "12"}, {"max_tokens": 12.5}, {"batch_tokens": "7"}, {"pooling": "nonsense"}]
+)
+def test_options_of_a_wrong_kind_are_input_errors(folder, options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        TextEncoder(folder, backend="torch", device="cpu", **options)
+
+
+def test_an_unknown_kind_is_an_input_error(encoders):
+    with pytest.raises(InputError, match="'zzz'"):
+        encoders["torch"].encode(["maize"], kind="zzz")
+
+
+def test_the_model_id_says_whether_the_caller_overruled_something(folder, encoders):
+    usual = encoders["torch"].model_id
+    options = {"pooling": "cls", "max_tokens": 32, "query_prompt": "ask: "}
+    found = {TextEncoder(folder, backend="torch", device="cpu", **{k: v}).model_id for k, v in options.items()}
+    assert len(found) == 3
+    assert all(name.startswith(f"{usual}+") for name in found)
+    assert TextEncoder(folder, backend="torch", device="cpu", pooling="mean", max_tokens=64).model_id == usual
+
+
+def test_another_tokenizer_is_another_fingerprint(tmp_path, encoders):
+    folder = save_embedder(tmp_path / "tiny-embedder")
+    same = encoder_fingerprint(TextEncoder(folder, backend="torch", device="cpu"))
+    assert same == encoder_fingerprint(encoders["torch"])
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text("utf-8") + " ", "utf-8")
+    other = encoder_fingerprint(TextEncoder(folder, backend="torch", device="cpu"))
+    assert other != encoder_fingerprint(encoders["torch"])

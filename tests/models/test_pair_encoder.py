@@ -242,3 +242,19 @@ def test_a_closed_encoder_says_so(folder):
     encoder.close()
     with pytest.raises(ModelError, match="has been closed"):
         encoder.score([("a", "b")])
+
+
+def test_nonsense_is_an_input_error(tmp_path, encoders):
+    with pytest.raises(InputError, match="read_out 'nonsense'"):
+        PairEncoder(save_cross_encoder(tmp_path / "two", labels=2), backend="torch", read_out="nonsense")
+    with pytest.raises(InputError, match="both strings"):
+        encoders["torch"].score([(None, "x")])
+
+
+def test_another_tokenizer_is_another_fingerprint(tmp_path, encoders):
+    folder = save_cross_encoder(tmp_path / "tiny-cross-encoder")
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text("utf-8") + " ", "utf-8")
+    with PairEncoderContext(folder) as other:
+        assert other.model_id == encoders["torch"].model_id
+        assert other.fingerprint != encoders["torch"].fingerprint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from tiny_models import TOKENIZERS, WORDS, bert_tokenizer
 
 from rerankit.errors import InputError
-from rerankit.models.spans import windows
+from rerankit.models.spans import estimate, first_windows, windows
 from rerankit.models.tokens import TokenCache
 
 
@@ -46,3 +47,21 @@ def test_text_without_spaces_is_cut_anyway():
 def test_no_room_is_an_input_error():
     with pytest.raises(InputError, match="No room"):
         windows("maize", TokenCache(bert_tokenizer()).encode(["maize"])[0], 0)
+
+
+@given(words=st.lists(st.sampled_from(WORDS), max_size=400), limit=st.integers(1, 4))
+def test_the_first_windows_are_those_of_the_whole_text(words, limit):
+    text = " ".join(words)
+    cache = TokenCache(bert_tokenizer())
+    assert first_windows(text, cache, 16, limit) == first_windows(text, cache, 16, None)[:limit]
+
+
+def test_a_huge_text_is_not_read_to_its_end():
+    cache = TokenCache(bert_tokenizer())
+    text = "maize soil water " * 60_000
+    started = time.thread_time()
+    assert len(first_windows(text, cache, 250, 4)) == 4
+    assert estimate(text, cache) == pytest.approx(180_000, rel=0.01)
+    assert time.thread_time() - started < 0.3
+    with pytest.raises(InputError, match="limit"):
+        first_windows(text, cache, 250, 0)

@@ -615,3 +615,14 @@ def test_the_embedded_model_is_the_default(tmp_path):
         assert found[0].id == "lime"
         assert found[0].embedding.shape == (384,)
         assert found[0].embedding_model == retriever.embedder.model_id
+
+
+def test_a_relative_path_means_the_folder_one_is_in(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        with ChromaRetriever("store", embedder=HashEmbedder()) as retriever:
+            retriever.index([Passage(name, f"text of {name}")])
+        assert (tmp_path / name / "store" / "chroma.sqlite3").is_file()
+        with ChromaRetriever("store", embedder=HashEmbedder()) as retriever:
+            assert [passage.id for passage in retriever.passages()] == [name]
