@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,9 @@ class SqliteFile:
     def _connect(self, target: str) -> None:
         connection = sqlite3.connect(target, timeout=30.0, check_same_thread=False)
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
+            _patiently(lambda: connection.execute("PRAGMA journal_mode=WAL"))
             connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute(self.schema)
+            _patiently(lambda: connection.execute(self.schema))
             connection.commit()
         except sqlite3.Error:
             connection.close()
@@ -100,3 +100,16 @@ class SqliteFile:
         for suffix in ("-wal", "-shm"):
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
         logger.warning("The cache file %s was damaged (%s); it was moved to %s and begun anew", self.path, error, aside)
+
+
+def _patiently(act: Callable[[], object], seconds: float = 30.0) -> None:
+    """Try again while another process makes the same file: sqlite's own waiting does not cover a change of journal."""
+    limit = time.monotonic() + seconds
+    while True:
+        try:
+            act()
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > limit:
+                raise
+            time.sleep(0.02)
