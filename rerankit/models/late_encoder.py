@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from rerankit.errors import ModelError
 from rerankit.models.embedded import chosen_embedder
 from rerankit.models.encoder import Frame, TextEncoder, TokenStates
+from rerankit.models.files import content_key
 from rerankit.models.late_style import Style, style_of
 from rerankit.models.meter import Meter
 from rerankit.models.queries import query_parts
 from rerankit.models.text_vectors import encoder_fingerprint, query_cache, text_key
-from rerankit.models.vector_cache import Entry, VectorCache, entry_key
+from rerankit.models.vector_cache import Entry, VectorCache
 
 Storage = Literal["float32", "float16", "int8"]
 STORAGES: tuple[Storage, ...] = get_args(Storage)
@@ -73,7 +74,7 @@ class LateEncoder:
 
     def query(self, text: str, meter: Meter | None = None) -> QueryVectors:
         """Token vectors of a query of any length; a long one is read in windows. The latest ones are kept."""
-        key = entry_key(self.fingerprint, "query", text)
+        key = content_key(self.fingerprint, "query", text)
         known = query_cache().get_many([key])
         if not known:
             known[key] = self._encode_query(text, meter)
@@ -103,7 +104,7 @@ class LateEncoder:
         return [TokenVectors(*known[key]) for key in keys]
 
     def _key(self, text: str) -> bytes:
-        return entry_key(self.fingerprint, "passage", text)
+        return content_key(self.fingerprint, "passage", text)
 
     def room(self) -> int:
         """Tokens of text that one passage window may have."""

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerankit.models.encoder import Kind, TextEncoder
+from rerankit.models.files import content_key
 from rerankit.models.meter import Meter
-from rerankit.models.vector_cache import VectorCache, entry_key
+from rerankit.models.vector_cache import VectorCache
 
 
 def encoder_fingerprint(encoder: TextEncoder) -> str:
@@ -23,7 +24,7 @@ def encoder_fingerprint(encoder: TextEncoder) -> str:
 
 def text_key(encoder: TextEncoder, text: str, kind: Kind = "passage") -> bytes:
     """Where a cache keeps the vector of a text."""
-    return entry_key(encoder_fingerprint(encoder), kind, text)
+    return content_key(encoder_fingerprint(encoder), kind, text)
 
 
 @functools.cache

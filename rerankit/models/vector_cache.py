@@ -8,7 +8,6 @@ checksum on disk.
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import logging
 import threading
@@ -35,15 +34,6 @@ DEFAULT_DISK = 4 * 2**30
 
 _SCHEMA = "CREATE TABLE IF NOT EXISTS vectors (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, data BLOB NOT NULL)"
 _BATCH = 500  # below every sqlite build's limit on bound variables
-
-
-def entry_key(*parts: str) -> bytes:
-    """The identity of an entry: sha256 over the parts, each length-prefixed so that none can pose as two."""
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.digest()
 
 
 class VectorCache:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from rerankit.errors import InputError
 from rerankit.models.encoder import TextEncoder
+from rerankit.models.files import content_key
 from rerankit.models.late_encoder import STORAGES, LateEncoder, Storage, TokenVectors, load_late_encoder
-from rerankit.models.vector_cache import Entry, VectorCache, entry_key, open_cache
+from rerankit.models.vector_cache import Entry, VectorCache, open_cache
 from rerankit.rerankers.call import Call
 from rerankit.rerankers.evidence import matched_spans
 from rerankit.rerankers.pairs import Pair, PointwiseOptions, PointwiseReranker
@@ -128,7 +129,7 @@ class LateInteraction(PointwiseReranker):
 
     def _pair_key(self, pair: Pair) -> bytes:
         query, passage = pair
-        return entry_key(query, passage.title, passage.text)
+        return content_key(query, passage.title, passage.text)
 
     def close(self) -> None:
         """Stop the worker, close the caches and free a model that this reranker loaded for itself."""

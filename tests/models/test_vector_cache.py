@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerankit.errors import InputError
-from rerankit.models.vector_cache import VectorCache, entry_key, open_cache, shared_cache
+from rerankit.models.files import content_key
+from rerankit.models.vector_cache import VectorCache, open_cache, shared_cache
 
 ENTRY = (
     np.arange(12, dtype=np.float16).reshape(3, 4),
@@ -29,18 +30,18 @@ def same(found, expected):
 
 @given(parts, parts)
 def test_two_keys_are_equal_only_if_every_part_is(one, two):
-    assert (entry_key(*one) == entry_key(*two)) == (one == two)
+    assert (content_key(*one) == content_key(*two)) == (one == two)
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_entries_come_back_as_they_were(tmp_path, on_disk):
     cache = VectorCache(tmp_path / "deep" / "v.sqlite" if on_disk else None)
-    entries = {entry_key(str(i)): tuple(array * np.array(i % 3, array.dtype) for array in ENTRY) for i in range(700)}
+    entries = {content_key(str(i)): tuple(array * np.array(i % 3, array.dtype) for array in ENTRY) for i in range(700)}
     cache.put_many(entries)
     if on_disk:
         cache.close()
         cache = VectorCache(tmp_path / "deep" / "v.sqlite")
-    found = cache.get_many([*entries, entry_key("unknown")])
+    found = cache.get_many([*entries, content_key("unknown")])
     assert found.keys() == entries.keys()
     assert all(same(found[key], entries[key]) for key in entries)
     assert not next(iter(found.values()))[0].flags.writeable
