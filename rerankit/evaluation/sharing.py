@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -50,22 +51,29 @@ class Shared(Reranker):
         """The inner reranker's hook; ``rank_whole`` is what composites call."""
         return self.inner.score_lists(requests, call)
 
-    def rank_whole(self, requests: Sequence[tuple[str, Candidates]], deadline: float | None) -> list[Ranking]:
+    def rank_whole(
+        self,
+        requests: Sequence[tuple[str, Candidates]],
+        deadline: float | None,
+        cancelled: threading.Event | None = None,
+    ) -> list[Ranking]:
         """The inner verdicts, remembered."""
-        return [self._one(query, passages, deadline) for query, passages in requests]
+        return [self._one(query, passages, deadline, cancelled) for query, passages in requests]
 
     def close(self) -> None:
         """Close the inner reranker."""
         self.inner.close()
 
-    def _one(self, query: str, passages: Candidates, deadline: float | None) -> Ranking:
+    def _one(
+        self, query: str, passages: Candidates, deadline: float | None, cancelled: threading.Event | None
+    ) -> Ranking:
         key = _key(self.inner, query, passages)
         known = self.memo.verdicts.get(key)
         if known is not None:
             self.memo.saved_seconds += known.usage.seconds
             return known
         saved_before = self.memo.saved_seconds
-        (ranking,) = self.inner.rank_whole([(query, passages)], deadline)
+        (ranking,) = self.inner.rank_whole([(query, passages)], deadline, cancelled)
         # What inner parts saved belongs to the price of this verdict, for the arms that will be given it.
         seconds = ranking.usage.seconds + self.memo.saved_seconds - saved_before
         self.memo.verdicts[key] = ranking.with_usage(dataclasses.replace(ranking.usage, seconds=seconds))

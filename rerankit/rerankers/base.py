@@ -20,9 +20,11 @@ import copy
 import functools
 import logging
 import operator
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, TypedDict
 
@@ -148,9 +150,14 @@ class Reranker(ABC):
         """
         return self._rank_until(requests, top_k, _deadline(deadline_s))
 
-    def rank_whole(self, requests: Sequence[tuple[str, Candidates]], deadline: float | None) -> list[Ranking]:
+    def rank_whole(
+        self,
+        requests: Sequence[tuple[str, Candidates]],
+        deadline: float | None,
+        cancelled: threading.Event | None = None,
+    ) -> list[Ranking]:
         """For composites: :meth:`rank_many` up to ``time.monotonic() == deadline``, whatever the default view."""
-        return self._rank(requests, None, deadline)
+        return self._rank(requests, None, deadline, cancelled)
 
     async def arank(
         self, query: str, passages: Candidates, *, top_k: int | None = None, deadline_s: float | None = None
@@ -168,12 +175,16 @@ class Reranker(ABC):
         """:meth:`rank_many` on this reranker's one worker thread.
 
         The deadline counts from the call, so time spent waiting for the worker is part of it. A task cancelled while
-        it waits never reaches the model.
+        it waits never reaches the model; one cancelled at work stops at the model's next batch or request.
         """
-        deadline = _deadline(deadline_s)
+        deadline, cancelled = _deadline(deadline_s), threading.Event()
         context = contextvars.copy_context()
-        job = functools.partial(context.run, self._rank_until, requests, top_k, deadline)
-        return await asyncio.wrap_future(self._worker.submit(job))
+        job = functools.partial(context.run, self._rank_until, requests, top_k, deadline, cancelled)
+        try:
+            return await asyncio.wrap_future(self._worker.submit(job))
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
 
     def __getitem__(self, view: slice) -> Self:
         """``reranker[:10]``: the same reranker and model, returning ten hits (or its fewer) unless told otherwise."""
@@ -207,19 +218,27 @@ class Reranker(ABC):
         return f"<{type(self).__name__} {self.model}{view}>"
 
     def _rank_until(
-        self, requests: Sequence[tuple[str, Candidates]], top_k: int | None, deadline: float | None
+        self,
+        requests: Sequence[tuple[str, Candidates]],
+        top_k: int | None,
+        deadline: float | None,
+        cancelled: threading.Event | None = None,
     ) -> list[Ranking]:
-        return self._rank(requests, self.top_k if top_k is None else _checked_top_k(top_k), deadline)
+        return self._rank(requests, self.top_k if top_k is None else _checked_top_k(top_k), deadline, cancelled)
 
     def _rank(
-        self, requests: Sequence[tuple[str, Candidates]], view: int | None, deadline: float | None
+        self,
+        requests: Sequence[tuple[str, Candidates]],
+        view: int | None,
+        deadline: float | None,
+        cancelled: threading.Event | None,
     ) -> list[Ranking]:
         started = time.monotonic()
         _ = self.calibrator  # one that does not fit is a mistake in the set-up: say so before the model works
         checked = _checked_requests(requests)
         prepared = [prepare(query, passages, by_text=self.by_text) for query, passages in checked]
         with rerank_span(self.model, [item.query for item in prepared], view) as record:
-            call = Call(deadline=deadline)
+            call = Call(deadline=deadline, cancelled=cancelled or threading.Event())
             outcomes = self._judge([item.request for item in prepared], call)
             shares = [len(item.request.passages) for item in prepared]
             usages = split_usage(call.meter, time.monotonic() - started, shares) if prepared else []
@@ -269,7 +288,7 @@ class Reranker(ABC):
         logger.warning(
             "%s gave non-finite scores for %d of %d lists; trying float32", self.model, len(bad), len(results)
         )
-        again = self._checked([requests[i] for i in bad], Call(call.meter, call.deadline, float32=True))
+        again = self._checked([requests[i] for i in bad], replace(call, float32=True))
         for i, result in zip(bad, again, strict=True):
             if (position := non_finite(result)) is not None:
                 culprit = requests[i].passages[position]

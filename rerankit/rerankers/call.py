@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerankit.models.meter import Meter
+from rerankit.models.work import Work
 from rerankit.types import Passage, Ranking, Span, Usage
 
 
@@ -27,27 +27,16 @@ class Request:
 
 
 @dataclass(slots=True)
-class Call:
-    """The circumstances of one ``rank_many`` call.
+class Call(Work):
+    """The circumstances of one ``rank_many`` call: what to count, and until when.
 
     Attributes:
-        meter: count work here.
-        deadline: ``time.monotonic()`` by which the call should return, or None.
         float32: set on the one retry after non-finite scores: use full precision.
+        notes: what a family wants said of a ranking that is less than planned.
     """
 
-    meter: Meter = field(default_factory=Meter)
-    deadline: float | None = None
     float32: bool = False
-
-    def remaining(self) -> float | None:
-        """Seconds left, never negative; None without a deadline."""
-        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-
-    @property
-    def expired(self) -> bool:
-        """Whether the deadline has passed."""
-        return self.remaining() == 0.0
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

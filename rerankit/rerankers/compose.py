@@ -93,7 +93,7 @@ class Cascade(Reranker):
                 late = f"the deadline passed before {name}"
                 complete = all(missing.rearranges for missing in self.stages[number - 1 :])
                 break
-            rankings = stage.rank_whole([run.to_judge() for run in runs], call.deadline)
+            rankings = stage.rank_whole([run.to_judge() for run in runs], call.deadline, call.cancelled)
             for run, ranking in zip(runs, rankings, strict=True):
                 _charge(call, ranking)
                 run.take(ranking, stage, name)
@@ -261,7 +261,7 @@ class Fusion(Reranker):
             if call.expired:
                 late = f"the deadline passed before member {len(columns) + 1} ({member.model})"
                 break
-            columns.append(member.rank_whole(lists, call.deadline))
+            columns.append(member.rank_whole(lists, call.deadline, call.cancelled))
             for ranking in columns[-1]:
                 _charge(call, ranking)
         rows = list(zip(*columns, strict=True)) if columns else [()] * len(requests)

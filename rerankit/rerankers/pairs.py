@@ -51,6 +51,8 @@ class PointwiseReranker(Reranker):
 
     reads_vectors: ClassVar[bool] = False
     """A score may depend on ``Passage.embedding``."""
+    in_slices: ClassVar[bool] = True
+    """Under a deadline pairs come a few at a time; a family that keeps deadlines itself is given them all at once."""
 
     def __init__(
         self,
@@ -75,7 +77,10 @@ class PointwiseReranker(Reranker):
 
     @abstractmethod
     def score_pairs(self, pairs: Sequence[Pair], call: Call) -> NDArray[np.float64]:
-        """The hook: raw scores, float64 ``[len(pairs)]``, of (query, passage) pairs that fit the model."""
+        """The hook: raw scores, float64 ``[len(pairs)]``, of (query, passage) pairs that fit the model.
+
+        Pairs that could not be judged are masked (a ``numpy.ma`` array); say why in ``call.notes``.
+        """
 
     def windows(self, query: str, passage: Passage) -> Windows:
         """How to cut a passage that may be too long, into at most ``max_windows``; by default not at all."""
@@ -95,7 +100,7 @@ class PointwiseReranker(Reranker):
         """Cut into windows, look up, score what is missing, aggregate."""
         book = _Book(self, call)
         jobs: list[list[_Job | None]] = [[None] * len(request.passages) for request in requests]
-        for piece in _slices(_by_prior_rank(requests), call):
+        for piece in _slices(_by_prior_rank(requests), call if self.in_slices else None):
             fresh = [self._job(requests[row], place) for row, place in piece]
             for (row, place), job in zip(piece, fresh, strict=True):
                 jobs[row][place] = job
@@ -125,7 +130,7 @@ class PointwiseReranker(Reranker):
             cached=cached,
             truncated=np.array([0 if job is None else job.windows.truncated_tokens for job in jobs], np.int64),
             evidence=self._evidence(count, best, call),
-            partial="" if scored.all() else f"the deadline passed with {count - int(scored.sum())} passages unscored",
+            partial="" if scored.all() else _why_partial(count - int(scored.sum()), call),
         )
 
     def _evidence(self, count: int, best: dict[int, tuple[_Job, int]], call: Call) -> list[tuple[Span, ...]]:
@@ -207,16 +212,20 @@ class _Book:
 
     def _score(self, missing: dict[bytes, Pair]) -> None:
         keys = list(missing)
-        for piece in _slices(keys, self.call):
-            values = np.asarray(self.reranker.score_pairs([missing[key] for key in piece], self.call), np.float64)
+        for piece in _slices(keys, self.call if self.reranker.in_slices else None):
+            values = np.ma.asarray(self.reranker.score_pairs([missing[key] for key in piece], self.call), np.float64)
             if values.shape != (len(piece),):
                 raise ModelError(
                     f"{self.reranker.model} returned scores of shape {values.shape} for {len(piece)} pairs"
                 )
-            fresh = dict(zip(piece, values.tolist(), strict=True))
+            fresh = {key: value for key, value in zip(piece, values.tolist(), strict=True) if value is not None}
             self.scores.update(fresh)
             if self.cache is not None:
                 self.cache.put_many({key: value for key, value in fresh.items() if np.isfinite(value)})
+
+
+def _why_partial(unscored: int, call: Call) -> str:
+    return f"{'; '.join(call.notes) or 'the deadline passed'}: {unscored} passages unscored"
 
 
 def _by_prior_rank(requests: Sequence[Request]) -> list[tuple[int, int]]:
@@ -225,9 +234,9 @@ def _by_prior_rank(requests: Sequence[Request]) -> list[tuple[int, int]]:
     return [(row, place) for place in range(depth) for row, r in enumerate(requests) if place < len(r.passages)]
 
 
-def _slices(items: Sequence[T], call: Call) -> Iterator[Sequence[T]]:
+def _slices(items: Sequence[T], call: Call | None) -> Iterator[Sequence[T]]:
     """All at once; under a deadline, slices sized by the speed seen so far to end before it."""
-    if call.deadline is None:
+    if call is None or call.deadline is None:
         if items:
             yield items
         return
