@@ -27,13 +27,16 @@ KINDS = ("pairwise", "listwise", "pointwise", "in_context")
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """A published score, checked when the model is loaded."""
+    """A pair whose probability a sound checkpoint puts within bounds, checked when the model is loaded.
+
+    Wrong templates, padding on the wrong side and cut-off suffixes give noise, one half everywhere, or next to nothing:
+    a plainly relevant and a plainly irrelevant passage tell all of these from a model that works.
+    """
 
     query: str
     passage: str
-    score: float
-    tolerance: float
-    source: str
+    at_least: float = 0.0
+    at_most: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class Template:
         temperature: of the generation.
         thinking: see :class:`~rerankit.models.prompt.ChatPrompt`.
         options: what else a family wants to know of a checkpoint.
-        self_tests: published scores to check at load.
+        self_tests: pairs to check at load.
     """
 
     name: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeVar, Unpack
+from typing import Any, Literal, TypeVar
 
 from rerankit.errors import BackendError, InputError
 from rerankit.models.language import LanguageModel, language_model
@@ -69,9 +69,9 @@ class AsksLanguageModel(Reranker):
         max_retries: int | None = None,
         reply_cache: str | bool | None = None,
         price: Sequence[float] | None = None,
-        **options: Unpack[RerankerOptions],
+        **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(**options)  # those of the base beside this mixin
         for name, value in {
             "max_calls": max_calls, "passage_tokens": passage_tokens, "query_tokens": query_tokens
         }.items():  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,26 @@ class Scored:
     partial: str = ""
     fell_back: bool = False
     stages: tuple[Ranking, ...] = ()
+
+    def padded(self, count: int, why: str) -> Scored:
+        """A verdict on the first passages as one on ``count``, the rest unscored because of ``why``."""
+        done = len(self.scores)
+        if done == count:
+            return self
+
+        def column(values: NDArray[Any] | None, default: Any, dtype: Any) -> NDArray[Any]:
+            known = np.full(done, default, dtype) if values is None else values
+            return np.concatenate([known, np.zeros(count - done, dtype)])
+
+        said = f"{why}: {count - done} passages unscored"
+        return Scored(
+            column(self.scores, 0.0, np.float64),
+            column(self.scored, True, np.bool_),
+            cached=column(self.cached, False, np.bool_),
+            truncated=column(self.truncated, 0, np.int64),
+            evidence=(*(self.evidence or ((),) * done), *((),) * (count - done)),
+            partial="; ".join(part for part in (self.partial, said) if part),
+        )
 
 
 def split_usage(meter: Meter, seconds: float, shares: Sequence[int]) -> list[Usage]:

@@ -225,7 +225,7 @@ class _Book:
 
 
 def _why_partial(unscored: int, call: Call) -> str:
-    return f"{'; '.join(call.notes) or 'the deadline passed'}: {unscored} passages unscored"
+    return f"{'; '.join(dict.fromkeys(call.notes)) or 'the deadline passed'}: {unscored} passages unscored"
 
 
 def _by_prior_rank(requests: Sequence[Request]) -> list[tuple[int, int]]:
