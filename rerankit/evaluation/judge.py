@@ -162,7 +162,7 @@ class Judge:
             if isinstance(completion, Completion):
                 known[key] = completion.text
                 self._remember(key, completion.text)
-            else:
+            elif completion is not None:
                 self._check(completion)
         return [known.get(key, "") for key in keys]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rerankit.errors import InputError, StoreError
+from rerankit.errors import BackendError, InputError, StoreError
 from rerankit.evaluation.answers import normalise
 from rerankit.evaluation.formats import read_jsonl
 from rerankit.evaluation.judge import read_object
@@ -134,8 +134,9 @@ class Writer:
                 break
             batch = batch[:missing]
             replies = lm.generate_many([prompt.messages(passage) for passage in batch], max_tokens=1024)
-            if all(not isinstance(reply, Completion) for reply in replies):
-                raise next(reply for reply in replies if not isinstance(reply, Completion))
+            failed = [reply for reply in replies if isinstance(reply, BackendError)]
+            if len(failed) == len(replies):
+                raise failed[0]
             for passage, reply in zip(batch, replies, strict=True):
                 text = reply.text if isinstance(reply, Completion) else None
                 if (row := self._row(passage, text, origin)) is not None:

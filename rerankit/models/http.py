@@ -91,7 +91,7 @@ class Endpoint:
         self._timeout = httpx.Timeout(timeout_s, connect=connect_timeout_s, pool=None)
         self._deadline_s, self._max_concurrency, self._max_bytes = deadline_s, max_concurrency, max_response_bytes
         self._client: tuple[asyncio.AbstractEventLoop, httpx.AsyncClient] | None = None
-        if self._secrets and url.scheme == "http" and not _is_local(url.host):
+        if self._secrets and url.scheme == "http" and not is_local(url.host):
             logger.warning("The key for %s travels unencrypted; use https", self.url)
 
     def __repr__(self) -> str:
@@ -109,6 +109,16 @@ class Endpoint:
         Raises:
             BackendError: no usable answer within the retries and the deadline.
         """
+        return await self.ask(path, payload, lambda data: read(_as_object(data)), deadline_s)
+
+    async def ask(
+        self,
+        path: str,
+        payload: Mapping[str, Any] | None,
+        read: Callable[[Any], T],
+        deadline_s: float | None = None,
+    ) -> T:
+        """:meth:`post` for answers of any JSON type; without a payload it is a GET."""
         call = self._call(path, deadline_s)
 
         async def attempt() -> bytes:
@@ -117,7 +127,7 @@ class Endpoint:
 
         body = await self._within(call, self._retrying(call, attempt))
         try:
-            return read(_json_object(body))
+            return read(_parsed(body))
         except ValueError as error:
             raise call.failed(self._clean(str(error))) from error
 
@@ -195,10 +205,11 @@ class Endpoint:
             await asyncio.sleep(wait)
 
     @contextlib.asynccontextmanager
-    async def _opened(self, call: _Call, payload: Mapping[str, Any]) -> AsyncIterator[httpx.Response]:
+    async def _opened(self, call: _Call, payload: Mapping[str, Any] | None) -> AsyncIterator[httpx.Response]:
         """A successful response whose body is still to be read; everything else is a BackendError."""
+        method, content = ("GET", None) if payload is None else ("POST", _encoded(payload))
         try:
-            async with self._connected().stream("POST", call.endpoint, content=_encoded(payload)) as response:
+            async with self._connected().stream(method, call.endpoint, content=content) as response:
                 call.status = response.status_code
                 call.retry_after = parse_retry_after(response.headers.get("retry-after"))
                 if not response.is_success:
@@ -299,7 +310,8 @@ def _checked_headers(api_key: str, headers: Mapping[str, str]) -> dict[str, str]
     return {**plain, **({"Authorization": f"Bearer {api_key}"} if api_key else {}), **headers}
 
 
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
+    """Whether only this machine can be meant."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -314,10 +326,17 @@ def _encoded(payload: Mapping[str, Any]) -> bytes:
 
 
 def _json_object(body: bytes | str) -> dict[str, Any]:
+    return _as_object(_parsed(body))
+
+
+def _parsed(body: bytes | str) -> Any:
     try:
-        data = json.loads(body)
+        return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise ValueError("The answer is not JSON. Is this the right base URL? It often ends in /v1") from error
+
+
+def _as_object(data: Any) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"The answer is a JSON {type(data).__name__}, not an object")
     return data

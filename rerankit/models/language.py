@@ -164,6 +164,12 @@ def language_model(model: str | LanguageModel, **options: Any) -> LanguageModel:
         from rerankit.models.chat import ChatLM
 
         return ChatLM.from_spec(model, **given)
+    from rerankit.models.causal_load import is_encoder_decoder
+
+    if is_encoder_decoder(model, given.get("revision")):
+        from rerankit.models.seq2seq import Seq2SeqLM
+
+        return Seq2SeqLM(model, **given)
     from rerankit.models.causal import LocalLM
 
     return LocalLM(model, **given)

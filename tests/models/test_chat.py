@@ -297,7 +297,7 @@ def test_control_characters_of_the_server_reach_no_terminal(chat, lm):
 
 def test_many_prompts_run_side_by_side_but_not_all_at_once(chat):
     chat.script = [server.say("ok", delay=0.1)]
-    with ChatLM(chat.url, "m", max_concurrency=3) as lm:
+    with ChatLM(chat.url, "m", concurrency=3) as lm:
         replies = lm.generate_many([f"prompt {n}" for n in range(9)])
     assert [reply.text for reply in replies] == ["ok"] * 9
     assert 2 <= chat.most_active <= 3
@@ -385,7 +385,7 @@ def test_a_wrong_spec_shows_a_right_one(spec):
         {"api_key": "a\nb"},
         {"timeout_s": 0},
         {"deadline_s": float("nan")},
-        {"max_concurrency": 0},
+        {"concurrency": 0},
         {"max_retries": -1},
     ],
 )
