@@ -63,9 +63,7 @@ class Store:
         """
         if self._collection is not None:
             return GuardedCollection(self._collection, self.place)
-        if self._client is None and (path := self._folder) is not None and not (path / _DATABASE).exists():
-            # Chroma would make one, in whatever folder was named by mistake.
-            raise StoreError(f"There is no Chroma store in {path}. Check the path, or index passages into it first.")
+        self._check_there()
         from chromadb.errors import NotFoundError
 
         with store_errors(self.place):
@@ -73,11 +71,23 @@ class Store:
                 found = self._open().get_collection(name, embedding_function=None)
                 return GuardedCollection(found, self.place)
             except (NotFoundError, ValueError) as error:  # ValueError: chromadb 1.0
-                there = sorted(item.name for item in self._open().list_collections())
+                there = self.names()
                 if name in there:
                     raise
                 known = f"it has: {', '.join(there)}" if there else "it has none"
                 raise StoreError(f"No collection {name!r} in {self.place}; {known}. Index into it first.") from error
+
+    def names(self) -> list[str]:
+        """The collections that are there, sorted.
+
+        Raises:
+            StoreError: the store cannot be opened.
+        """
+        if self._collection is not None:
+            return [self._collection.name]
+        self._check_there()
+        with store_errors(self.place):
+            return sorted(item.name for item in self._open().list_collections())
 
     def create(self, name: str, *, space: Space) -> GuardedCollection:
         """The collection ``name``, made (and marked as ours) if it is not there.
@@ -127,6 +137,11 @@ class Store:
     def _folder(self) -> Path | None:
         is_folder = isinstance(self._where, Path) or (isinstance(self._where, str) and not _is_special(self._where))
         return Path(str(self._where)).expanduser() if is_folder else None
+
+    def _check_there(self) -> None:
+        """Refuse a folder without a store: Chroma would make one, in whatever folder was named by mistake."""
+        if self._client is None and (path := self._folder) is not None and not (path / _DATABASE).exists():
+            raise StoreError(f"There is no Chroma store in {path}. Check the path, or index passages into it first.")
 
     def _open(self) -> ClientAPI:
         if self._client is None:

@@ -1,0 +1,3 @@
+"""rerankit over a network: ``rerankit serve`` (HTTP)."""
+
+from __future__ import annotations

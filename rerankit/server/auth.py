@@ -1,0 +1,69 @@
+"""API keys: read once, kept as digests, compared in constant time."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from rerankit.errors import InputError
+
+VARIABLE = "RERANKIT_API_KEYS"
+SHORTEST = 8
+OPEN_PATHS = frozenset({"/healthz", "/health", "/readyz", "/docs", "/openapi.json"})
+"""Answered without a key: they tell nothing about models or callers."""
+
+
+class Keys:
+    """The keys that open a server; without any it is open."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._digests = [_digest(key) for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def allow(self, key: str | None) -> bool:
+        """Whether ``key`` is one of them. Every one is compared, so the time says nothing about which, or how near."""
+        if not self._digests:
+            return True
+        given = _digest(key or "")
+        matches = [hmac.compare_digest(given, known) for known in self._digests]
+        return any(matches) and key is not None
+
+
+def given_key(authorization: str | None, api_key: str | None) -> str | None:
+    """The key of a request: ``Authorization: Bearer KEY`` (or the bare key), or ``X-API-Key: KEY``."""
+    if authorization:
+        scheme, _, rest = authorization.strip().partition(" ")
+        return rest.strip() if scheme.lower() == "bearer" else authorization.strip()
+    return api_key.strip() if api_key else None
+
+
+def read_keys(file: Path | None) -> tuple[str, ...]:
+    """Keys from a file (one per line, ``#`` starts a comment), else from the variable ``RERANKIT_API_KEYS``.
+
+    Raises:
+        InputError: the file cannot be read or holds no key, or a key is too short to be one.
+    """
+    if file is not None:
+        try:
+            lines = file.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"The file of API keys {file} cannot be read: {error}") from error
+        keys = [line.partition("#")[0].strip() for line in lines]
+    else:
+        keys = re.split(r"[,\s]+", os.environ.get(VARIABLE, ""))
+    found = tuple(dict.fromkeys(key for key in keys if key))
+    if file is not None and not found:
+        raise InputError(f"The file of API keys {file} holds none; write one per line")
+    if any(len(key) < SHORTEST or not key.isascii() or not key.isprintable() or " " in key for key in found):
+        raise InputError(f"An API key has at least {SHORTEST} printable ASCII characters without spaces")
+    return found
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
