@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from rerankit.rerankers.cache import ScoreCache
     from rerankit.rerankers.calibration import Calibrator
     from rerankit.rerankers.compose import Cascade, Fusion
+    from rerankit.rerankers.listwise import Listwise
     from rerankit.rerankers.pairs import PointwiseReranker
+    from rerankit.rerankers.pairwise import Pairwise
     from rerankit.spec import load
     from rerankit.types import Hit, Passage, Ranking, Span, Usage
 
@@ -43,14 +45,17 @@ _HOME = {
     "rerankit.rerankers.cache": "ScoreCache",
     "rerankit.rerankers.calibration": "Calibrator",
     "rerankit.rerankers.compose": "Cascade Fusion",
+    "rerankit.rerankers.listwise": "Listwise",
     "rerankit.rerankers.pairs": "PointwiseReranker",
+    "rerankit.rerankers.pairwise": "Pairwise",
     "rerankit.spec": "load",
     "rerankit.types": "Hit Passage Ranking Span Usage",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 
 __all__ = [  # noqa: RUF022 (grouped for the reader)
-    "load", "Reranker", "PointwiseReranker", "Cascade", "Fusion", "Calibrator", "ScoreCache",
+    "load", "Reranker", "PointwiseReranker", "Cascade", "Fusion", "Calibrator", "ScoreCache", "Listwise",
+    "Pairwise",
     "Passage", "Hit", "Ranking", "Span", "Usage",
     "ChromaRetriever", "rerank_query_result", "RagPipeline",
     "RerankitError", "SpecError", "MissingExtraError", "ModelError", "InputError", "BackendError", "StoreError",

@@ -20,7 +20,8 @@ __all__ = ["Hit", "HitStatus", "Passage", "Ranking", "RankingStatus", "Scale", "
 
 Scale: TypeAlias = str
 """What a score means: ``logit``, ``probability``, ``wins``, ``attention``, ``cosine``, ``order``, ``maxsim``, ``bm25``,
-``z-score``, ``rrf``, or a plug-in's own word. Only ``probability`` can be compared between models."""
+``z-score``, ``rrf``, ``points``, ``rating``, or a plug-in's own word. Only ``probability`` can be compared between
+models."""
 
 HitStatus = Literal["scored", "cached", "unscored"]
 RankingStatus = Literal["scored", "partial", "fallback"]
@@ -203,6 +204,8 @@ class Ranking(Sequence[Hit]):
         reason: why the status is not ``scored``; empty otherwise.
         usage: what it cost.
         stages: the whole ranking of every stage, for composed rerankers.
+        trace: what a language model wrote beside its answers, in the order it was asked: first what had to be repaired,
+            then per prompt the ids of the passages it saw and its reasoning. Empty where a model wrote none.
     """
 
     query: str
@@ -213,6 +216,7 @@ class Ranking(Sequence[Hit]):
     reason: str = ""
     usage: Usage = field(default_factory=Usage)
     stages: tuple[Ranking, ...] = ()
+    trace: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.hits)
@@ -262,6 +266,7 @@ class Ranking(Sequence[Hit]):
         data["hits"] = [hit.to_dict() for hit in self.hits]
         data["usage"] = self.usage.to_dict()
         data["stages"] = [stage.to_dict() for stage in self.stages]
+        data["trace"] = list(self.trace)
         return data
 
     @classmethod
@@ -274,6 +279,7 @@ class Ranking(Sequence[Hit]):
                 "hits": tuple(Hit.from_dict(hit) for hit in data.get("hits", ())),
                 "usage": _built(Usage, data.get("usage", {})),
                 "stages": tuple(cls.from_dict(stage) for stage in data.get("stages", ())),
+                "trace": tuple(data.get("trace", ())),
             },
         )
 

@@ -34,7 +34,13 @@ hits = st.builds(
     evidence=st.lists(st.builds(Span, start=st.integers(0, 5), end=st.integers(5, 9)), max_size=2).map(tuple),
 )
 rankings = st.builds(
-    Ranking, query=texts, hits=st.lists(hits, max_size=4).map(tuple), model=texts, scale=texts, usage=st.builds(Usage)
+    Ranking,
+    query=texts,
+    hits=st.lists(hits, max_size=4).map(tuple),
+    model=texts,
+    scale=texts,
+    usage=st.builds(Usage),
+    trace=st.lists(texts, max_size=2).map(tuple),
 )
 
 

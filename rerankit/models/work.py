@@ -21,11 +21,13 @@ class Work:
         meter: count work here.
         deadline: ``time.monotonic()`` by which to return, or None.
         cancelled: set when nobody waits for the result any more; counts as a deadline that has passed.
+        once: each prompt goes out once, since somebody counts: a reply that says nothing is not asked for again.
     """
 
     meter: Meter = field(default_factory=Meter)
     deadline: float | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
+    once: bool = False
 
     def remaining(self) -> float | None:
         """Seconds left, never negative; None without a deadline."""

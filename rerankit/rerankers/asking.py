@@ -10,7 +10,7 @@ from rerankit.errors import BackendError, InputError
 from rerankit.models.language import LanguageModel, language_model
 from rerankit.models.prompt import Data
 from rerankit.rerankers.base import Reranker, RerankerOptions
-from rerankit.rerankers.call import Call
+from rerankit.rerankers.call import Call, Request, Scored
 from rerankit.types import Passage
 
 T = TypeVar("T")
@@ -84,6 +84,10 @@ class AsksLanguageModel(Reranker):
             reply_cache=reply_cache, price=price,
         )  # fmt: skip
 
+    def _attempt(self, requests: Sequence[Request], call: Call) -> list[Scored]:
+        call.once = self.max_calls is not None
+        return super()._attempt(requests, call)
+
     def close(self) -> None:
         """Free the model or drop its connections."""
         super().close()
@@ -94,15 +98,16 @@ class AsksLanguageModel(Reranker):
 
 Framing = Literal["quoted", "numbered"]
 
-_NUMBER = re.compile(r"\[\s*(\d+)\s*\]")
+_NUMBER = re.compile(r"\[\s*(\d+|[A-Za-z])\s*\]")
 _LABEL = re.compile(r"(?i)\b(passage|document|query)(\s+(?:[a-z]|\d+))?\s*:")
 
 
 def neutral(text: str, framing: Framing) -> Data:
     """Passage or query text that can neither be read as an identifier of the prompt nor close the frame around it.
 
-    ``[3]`` becomes ``(3)``; in a quoted frame ``Passage B:`` becomes ``Passage B -``, straight double quotes become
-    typographic ones, and blank lines single ones. Nothing else changes, and evidence is never taken from this text.
+    ``[3]`` and ``[B]`` become ``(3)`` and ``(B)``; in a quoted frame ``Passage B:`` becomes ``Passage B -``, straight
+    double quotes become typographic ones, and blank lines single ones. Nothing else changes, and evidence is never
+    taken from this text.
     """
     text = _NUMBER.sub(r"(\1)", text)
     if framing == "quoted":
@@ -120,15 +125,15 @@ def failures(results: Iterable[Any]) -> list[BackendError]:
     return [result for result in results if isinstance(result, BackendError)]
 
 
-def check_any(results: Sequence[T | BackendError | None], call: Call) -> None:
-    """Say in ``call.notes`` how many prompts failed or were not asked.
+def check_any(results: Sequence[T | BackendError | None], call: Call, *, strict: bool = True) -> None:
+    """Say in ``call.notes`` how many prompts failed.
 
     Raises:
-        BackendError: every prompt that was asked failed, so there is nothing to rank by.
+        BackendError: with ``strict``, if every prompt that was asked failed, so that there is nothing to rank by.
     """
     failed = failures(results)
     asked = [result for result in results if result is not None]
-    if failed and len(failed) == len(asked):
+    if strict and failed and len(failed) == len(asked):
         raise failed[0]
     if failed:
         call.notes.append(f"{len(failed)} of {len(asked)} prompts failed ({failed[0]})")

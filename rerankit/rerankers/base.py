@@ -238,7 +238,7 @@ class Reranker(ABC):
         checked = _checked_requests(requests)
         prepared = [prepare(query, passages, by_text=self.by_text) for query, passages in checked]
         with rerank_span(self.model, [item.query for item in prepared], view) as record:
-            call = Call(deadline=deadline, cancelled=cancelled or threading.Event())
+            call = Call(deadline=deadline, cancelled=cancelled or threading.Event(), top_k=view)
             outcomes = self._judge([item.request for item in prepared], call)
             shares = [len(item.request.passages) for item in prepared]
             usages = split_usage(call.meter, time.monotonic() - started, shares) if prepared else []

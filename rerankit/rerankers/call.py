@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,10 +34,12 @@ class Call(Work):
     Attributes:
         float32: set on the one retry after non-finite scores: use full precision.
         notes: what a family wants said of a ranking that is less than planned.
+        top_k: how many hits the caller will look at; None for all. A family may leave the order behind them open.
     """
 
     float32: bool = False
     notes: list[str] = field(default_factory=list)
+    top_k: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Scored:
         partial: why the verdict is less than planned (a deadline, a stage that failed); empty otherwise.
         fell_back: for composites: the order is not a model's, because the model failed; ``partial`` says why.
         stages: rankings of inner stages, for composites.
+        trace: what the model wrote beside its answers, see :class:`~rerankit.types.Ranking`.
     """
 
     scores: NDArray[np.float64]
@@ -67,6 +70,7 @@ class Scored:
     partial: str = ""
     fell_back: bool = False
     stages: tuple[Ranking, ...] = ()
+    trace: tuple[str, ...] = ()
 
     def padded(self, count: int, why: str) -> Scored:
         """A verdict on the first passages as one on ``count``, the rest unscored because of ``why``."""
@@ -79,9 +83,10 @@ class Scored:
             return np.concatenate([known, np.zeros(count - done, dtype)])
 
         said = f"{why}: {count - done} passages unscored"
-        return Scored(
-            column(self.scores, 0.0, np.float64),
-            column(self.scored, True, np.bool_),
+        return replace(
+            self,
+            scores=column(self.scores, 0.0, np.float64),
+            scored=column(self.scored, True, np.bool_),
             cached=column(self.cached, False, np.bool_),
             truncated=column(self.truncated, 0, np.int64),
             evidence=(*(self.evidence or ((),) * done), *((),) * (count - done)),

@@ -7,6 +7,7 @@ checkpoint is shown and what its answer is called are data: ``rerankit/models/te
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import warnings
@@ -25,7 +26,7 @@ from rerankit.models.work import Work
 from rerankit.rerankers.asking import AsksLanguageModel, LanguageModelOptions, check_any, neutral, shown
 from rerankit.rerankers.call import Call, Request, Scored
 from rerankit.rerankers.pairs import Pair, PointwiseOptions, PointwiseReranker
-from rerankit.rerankers.readings import read_pairs
+from rerankit.rerankers.readings import ReadsContinuations, read_pairs
 from rerankit.rerankers.windows import Windows
 from rerankit.types import Passage
 
@@ -89,10 +90,11 @@ class Pointwise(AsksLanguageModel, PointwiseReranker):
     def score_lists(self, requests: Sequence[Request], call: Call) -> Sequence[Scored]:
         """Judge each passage; those beyond ``max_calls`` stay unscored."""
         if self.max_calls is None:
-            return super().score_lists(requests, call)
+            return [self._fallen(verdict, call) for verdict in super().score_lists(requests, call)]
         heads = [self._affordable(request) for request in requests]
         kept = [i for i, head in enumerate(heads) if head.passages]
-        verdicts = dict(zip(kept, super().score_lists([heads[i] for i in kept], call), strict=True))
+        judged = super().score_lists([heads[i] for i in kept], call)
+        verdicts = dict(zip(kept, [self._fallen(verdict, call) for verdict in judged], strict=True))
         nothing = Scored(np.empty(0))
         return [
             verdicts.get(i, nothing).padded(len(request.passages), f"max_calls={self.max_calls} reached")
@@ -103,7 +105,8 @@ class Pointwise(AsksLanguageModel, PointwiseReranker):
         """Scores, float64 ``[len(pairs)]``; masked where there is no answer or none that can be read."""
         prompts = [self._prompt(query, passage) for query, passage in pairs]
         readings = read_pairs(self.lm, self.template, prompts, [query for query, _ in pairs], call)
-        check_any(readings, call)
+        # Under keep_order a list without any answer keeps its order here, and is not asked about once more.
+        check_any(readings, call, strict=self.on_error == "raise")
         unread = sum(reading is None for reading in readings)
         if unread and not call.expired:
             call.notes.append(f"{unread} replies could not be read")
@@ -157,9 +160,15 @@ class Pointwise(AsksLanguageModel, PointwiseReranker):
             "itself. Load the model locally, or leave the template out"
         )
 
+    def _fallen(self, verdict: Scored, call: Call) -> Scored:
+        """A list of which nothing could be judged is the input order, not the model's."""
+        nothing = verdict.scored is not None and not verdict.scored.any()
+        return dataclasses.replace(verdict, fell_back=True) if nothing and call.notes else verdict
+
     def _affordable(self, request: Request) -> Request:
         """The first passages, as many as ``max_calls`` prompts can judge."""
-        each = len(self.template.labels) if self.template.read == "score" else 1
+        rates = self.template.read == "score" and isinstance(self.lm, ReadsContinuations)
+        each = max(1, len(self.template.labels)) if rates else 1
         left, count = self.max_calls or 0, 0
         for passage in request.passages:
             left -= each * len(self.windows(request.query, passage).spans)

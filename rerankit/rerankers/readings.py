@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rerankit.errors import BackendError, ModelError
 from rerankit.models.language import Completion, LabelScores, LanguageModel
-from rerankit.models.prompt import Data, Prompt
+from rerankit.models.prompt import Prompt
 from rerankit.models.templates import Template
 from rerankit.models.work import Work
 
@@ -26,9 +26,9 @@ class ReadsLogits(Protocol):
     """A model that tells bare logits of labels, without the product with the whole vocabulary."""
 
     def label_logits(
-        self, prompts: Sequence[Prompt], labels: Sequence[str], *, work: Work | None = None
+        self, prompts: Sequence[Prompt], labels: Sequence[str], *, work: Work | None = None, variants: bool = True
     ) -> list[NDArray[np.float64] | BackendError | None]:
-        """Float64 ``[labels]`` per prompt."""
+        """Float64 ``[labels]`` per prompt; with ``variants`` a label after a space counts too."""
         ...
 
 
@@ -37,8 +37,8 @@ class ReadsContinuations(Protocol):
     """A model that tells how likely a given text is to follow."""
 
     def continuation_logprobs(
-        self, prompts: Sequence[Prompt], continuations: Sequence[Data], *, work: Work | None = None
-    ) -> list[tuple[float, int] | BackendError | None]:
+        self, prompts: Sequence[Prompt], continuations: Sequence[str], *, work: Work | None = None
+    ) -> Sequence[tuple[float, int] | BackendError | None]:
         """Sum of log-probabilities and number of tokens, per prompt and its continuation."""
         ...
 
@@ -62,7 +62,7 @@ def read_pairs(
         return _likelihoods(lm, prompts, queries, work)
     if template.read == "score":
         return _ratings(lm, template, prompts, work)
-    if template.read == "logit":
+    if template.read == "logit" or isinstance(lm, ReadsLogits):
         return _logits(lm, template, prompts, work)
     return [_log_odds(answer) for answer in lm.label_logprobs(prompts, template.labels, work=work)]
 
@@ -76,14 +76,20 @@ def _log_odds(answer: LabelScores | BackendError | None) -> Reading:
 def _logits(lm: LanguageModel, template: Template, prompts: Sequence[Prompt], work: Work) -> list[Reading]:
     if not isinstance(lm, ReadsLogits):
         raise ModelError(f"The template {template.name!r} needs bare logits, which only a local model gives; not {lm}")
-    answers = lm.label_logits(prompts, template.labels, work=work)
-    return [float(answer[0]) if isinstance(answer, np.ndarray) else answer for answer in answers]
+    # A raw template is a checkpoint's own: exactly the tokens that it was trained to answer with count.
+    answers = lm.label_logits(prompts, template.labels, work=work, variants=not template.raw)
+    return [_difference(answer) if isinstance(answer, np.ndarray) else answer for answer in answers]
+
+
+def _difference(logits: NDArray[np.float64]) -> float:
+    """The first label's logit, against the second one's if there is one: the log-odds of the two."""
+    return float(logits[0] - (logits[1] if len(logits) > 1 else 0.0))
 
 
 def _likelihoods(lm: LanguageModel, prompts: Sequence[Prompt], queries: Sequence[str], work: Work) -> list[Reading]:
     if not isinstance(lm, ReadsContinuations):
         raise ModelError(f"Query likelihood needs a local model: no endpoint scores a given text. Not {lm}")
-    answers = lm.continuation_logprobs(prompts, [Data(query) for query in queries], work=work)
+    answers = lm.continuation_logprobs(prompts, queries, work=work)
     return [answer[0] / max(1, answer[1]) if isinstance(answer, tuple) else answer for answer in answers]
 
 
@@ -99,7 +105,7 @@ def _expected_ratings(
 ) -> list[Reading]:
     """Expectations over the ratings."""
     answers = lm.continuation_logprobs(
-        [prompt for prompt in prompts for _ in labels], [Data(label) for _ in prompts for label in labels], work=work
+        [prompt for prompt in prompts for _ in labels], [label for _ in prompts for label in labels], work=work
     )
     rows = [answers[i : i + len(labels)] for i in range(0, len(answers), len(labels))]
     return [_expectation(row, labels) for row in rows]

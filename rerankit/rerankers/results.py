@@ -90,7 +90,7 @@ def build_ranking(
         _hit(item, position, rank, result, scored, floor, probabilities) for rank, position in enumerate(order, 1)
     )
     status: RankingStatus = "fallback" if result.fell_back else "partial" if result.partial else "scored"
-    return Ranking(item.query, hits, model, scale, status, result.partial, stages=result.stages)
+    return Ranking(item.query, hits, model, scale, status, result.partial, stages=result.stages, trace=result.trace)
 
 
 def fallback_ranking(item: Prepared, model: str, scale: str, error: Exception) -> Ranking:

@@ -93,7 +93,7 @@ def test_what_counts_as_a_rating(reply, score, build):
         ranking = build(server.url, method="score").rank("q", ["worth=1"])
     if score is None:
         assert ranking[0].status == "unscored"
-        assert ranking.status == "partial"
+        assert ranking.status == "fallback"
         assert "could not be read" in ranking.reason
     else:
         assert ranking[0].score == score
@@ -128,6 +128,22 @@ def test_a_dead_server_raises_or_keeps_the_order(build):
         ranking = build(url, on_error="keep_order").rank("q", passages([1, 2]))
     assert ranking.status == "fallback"
     assert [hit.prior_rank for hit in ranking] == [1, 2]
+
+
+def test_keep_order_does_not_ask_a_failing_server_twice(build):
+    with JudgeServer(yes_no) as server:
+        server.status = lambda number, prompt: 400
+        reranker = build(server.url, on_error="keep_order", max_calls=3)
+        rankings = reranker.rank_many([("q", passages([1, 2])), ("r", passages([3, 4, 5, 6]))])
+        assert len(server.prompts) == 5
+    assert [ranking.status for ranking in rankings] == ["fallback", "fallback"]
+
+
+def test_a_budget_holds_with_a_model_that_mumbles(build):
+    """A reply without a label is otherwise asked for once more, at greater length."""
+    with JudgeServer(lambda prompt: {"Well": -0.1, "So": -2.0} if worths(prompt)[0] % 2 else yes_no(prompt)) as server:
+        ranking = build(server.url, max_calls=6, concurrency=1).rank("q", passages(range(9)))
+        assert len(server.prompts) == 6 == ranking.usage.llm_calls
 
 
 def test_max_calls_is_never_exceeded(server, build):
