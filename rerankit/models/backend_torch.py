@@ -40,7 +40,7 @@ class TorchBackend:
                 output: NDArray[np.float32] = self.module(*inputs).float().cpu().numpy()
                 return output
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
@@ -56,7 +56,7 @@ class TorchBackend:
             torch.cuda.empty_cache()
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
     text = str(error).lower()
     return type(error).__name__ == "OutOfMemoryError" or "out of memory" in text or "can't allocate memory" in text
 

@@ -15,7 +15,7 @@ from rerankit.models.files import sha256_of
 from rerankit.models.tokens import read_object
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_WANTED = ["*.json", "*.txt", "*.model", "*.safetensors", "1_*/*", "2_*/*", "3_*/*"]
+_WANTED = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "1_*/*", "2_*/*", "3_*/*"]
 _UNWANTED = ["onnx/*", "openvino/*", "*optimizer*", "*.md"]
 _TOKENIZER_FILES = ("tokenizer*.json", "vocab.*", "merges.txt", "*.model")
 _SHIFTED_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"}
