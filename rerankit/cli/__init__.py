@@ -1,4 +1,4 @@
-"""The command line: ``rerankit ask | index | rank | compare | explain | eval | questions | models | doctor``."""
+"""The command line ``rerankit``, one module per command."""
 
 from __future__ import annotations
 

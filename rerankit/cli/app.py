@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import rerankit
-from rerankit.cli import ask, compare, doctor, evaluate, explain, index, models, questions, rank
+from rerankit.cli import ask, compare, doctor, evaluate, explain, index, mcp, models, questions, rank, serve, train
 from rerankit.cli.output import reporting, show_log
 
 app = typer.Typer(
@@ -31,6 +31,9 @@ app.command("compare")(compare.compare)
 app.command("explain")(explain.explain)
 app.command("eval")(evaluate.evaluate)
 app.command("questions")(questions.questions)
+app.command("serve")(serve.serve)
+app.command("mcp")(mcp.mcp)
+app.add_typer(train.app, name="train")
 app.command("models")(models.models)
 app.command("doctor")(doctor.doctor)
 

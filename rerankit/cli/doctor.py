@@ -28,6 +28,8 @@ EXTRAS = {
     "files": ("pypdf", "beautifulsoup4"),
     "calibration": ("scikit-learn",),
     "eval": ("ir-measures", "scipy"),
+    "server": ("fastapi", "prometheus-client", "uvicorn"),
+    "mcp": ("mcp",),
 }
 """Each extra with the distributions that it brings."""
 

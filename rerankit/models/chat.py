@@ -253,7 +253,7 @@ class ChatLM:
     ) -> tuple[Reply, dict[str, Any]]:
         """An answer that names a label, if the model can be brought to give one within ``label_reply_tokens``."""
         habits = self._habits
-        if habits.label_tokens and habits.top_logprobs:
+        if habits.label_tokens and habits.top_logprobs and not work.once:
             reply, data = await self._request(body, wire.read_reply, work, whole=False)
             if label_position(reply.positions, labels) is not None:
                 return reply, data

@@ -1,0 +1,61 @@
+"""``rerankit serve``: rerankers behind HTTP, in the formats that clients already speak."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rerankit.cli.index import CollectionOption, check_store
+from rerankit.cli.output import reporting
+from rerankit.errors import require
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", metavar="NAME=SPEC", help="A reranker; the first answers where none is named."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8787,
+    store: Annotated[
+        str | None, typer.Option("--store", "-s", metavar="DIR|URL", help="Chroma's folder or server, for /v1/ask.")
+    ] = None,
+    collection: CollectionOption = "rerankit",
+    llm: Annotated[str | None, typer.Option(metavar="URL#MODEL", help="The chat model that answers /v1/ask.")] = None,
+    api_keys: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keys, one per line; default: $RERANKIT_API_KEYS.")
+    ] = None,
+    queue: Annotated[int, typer.Option(min=1, help="Requests that may wait per model.")] = 256,
+    wait_ms: Annotated[float, typer.Option(min=0, help="How long an idle model waits to fill a batch.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0.001, help="What one request may take.")] = 30.0,
+    passages: Annotated[int, typer.Option(min=1, help="Passages per request.")] = 1000,
+    body_mb: Annotated[float, typer.Option(min=0.001, help="Megabytes per request.")] = 8.0,
+    log_text: Annotated[bool, typer.Option("--log-text", help="Write queries and passages into the log.")] = False,
+) -> None:
+    """Serve rerankers over HTTP: Cohere, Jina, Voyage and TEI clients work unchanged.
+
+    Also serves embeddings (OpenAI's format), metrics (Prometheus), a page of the API at /docs and, with --store,
+    /v1/ask.
+    """
+    with reporting(as_json=False):
+        require("fastapi", extra="server", purpose="Serving")
+        from rerankit.server.auth import read_keys
+        from rerankit.server.run import run
+        from rerankit.server.settings import AskSettings, Limits, Settings, named_models
+
+        if store is not None:
+            require("chromadb", extra="chroma", purpose="The Chroma store")
+            check_store(store)
+        limits = Limits(
+            body_bytes=int(body_mb * 2**20), passages=passages, seconds=seconds, queue=queue, wait_ms=wait_ms
+        )
+        settings = Settings(
+            models=named_models(models or ["default=default"]),
+            ask=None if store is None else AskSettings(store, collection, llm),
+            api_keys=read_keys(api_keys),
+            limits=limits,
+            log_text=log_text,
+        )
+        run(settings, host=host, port=port)
