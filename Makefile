@@ -5,7 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+CLIENTS := .venv-clients
+CLIENTS_READY := $(CLIENTS)/.ready
 TORCH := $(shell grep '^torch==' constraints.txt)
+INTEGRATIONS := $(wildcard integrations/*/pyproject.toml)
 
 Q ?= My calf has the runs. Do I take it off milk while it's on electrolytes?
 ARGS ?=
@@ -14,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup ask test lint format bench bench-quality docs clean distclean
+.PHONY: help setup ask test setup-clients test-clients lint format bench bench-serve bench-llm bench-quality docs clean distclean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,11 +32,11 @@ $(BIN)/pip:
 	@$(PYTHON) -m venv --clear $(VENV)
 
 # torch goes in first and alone, so that an interrupted setup does not fetch the largest package again.
-$(READY): pyproject.toml constraints.txt | $(BIN)/pip
+$(READY): pyproject.toml constraints.txt $(INTEGRATIONS) | $(BIN)/pip
 	@echo "  1/2 $(TORCH)"
 	@$(BIN)/python -m pip install --quiet '$(TORCH)'
 	@echo "  2/2 rerankit with all extras and the developers' tools"
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,dev]'
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,dev]' $(INTEGRATIONS:%/pyproject.toml=-e %)
 	@touch $@
 
 ask: $(READY)  ## answer a question from the sample corpus: make ask Q="..."
@@ -43,6 +46,18 @@ test: export HF_HUB_OFFLINE = 1
 test: export TOKENIZERS_PARALLELISM = false
 test: $(READY)  ## run the tests: make test ARGS="-k chroma"
 	$(BIN)/python -m pytest $(ARGS)
+
+# Clients whose requirements clash with ours have an environment of their own; the server they talk to is ours.
+$(CLIENTS_READY): constraints-clients.txt
+	@echo "Setting up $(CLIENTS)"
+	@$(PYTHON) -m venv --clear $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install --quiet -r constraints-clients.txt
+	@touch $@
+
+setup-clients: $(CLIENTS_READY)  ## build .venv-clients from constraints-clients.txt
+
+test-clients: $(READY) $(CLIENTS_READY)  ## the SDKs of Cohere, LlamaIndex, LangChain and LiteLLM against rerankit serve
+	RERANKIT=$(BIN)/rerankit $(CLIENTS)/bin/python -m pytest -c tests/clients/pytest.ini --noconftest tests/clients
 
 lint: $(READY)  ## style, formatting, types
 	$(BIN)/ruff check .
@@ -57,6 +72,12 @@ bench: $(READY)  ## speed of the encoder engine and of Chroma
 	$(BIN)/python benchmarks/encoder.py
 	$(BIN)/python benchmarks/chroma.py
 
+bench-serve: $(READY)  ## throughput of the server with 64 callers
+	$(BIN)/python benchmarks/serve.py $(ARGS)
+
+bench-llm: $(READY)  ## language models: label log-probabilities against one generated reply per comparison
+	$(BIN)/python benchmarks/llm.py $(ARGS)
+
 bench-quality: $(READY)  ## nDCG@10 on the data sets in ../shared/data, where they are
 	@if [ -d ../shared/data ]; then $(BIN)/python benchmarks/quality.py --data ../shared/data $(ARGS); else \
 	  echo "No data sets in ../shared/data. Point at a folder of them: .venv/bin/python benchmarks/quality.py --data DIR"; fi
@@ -67,7 +88,7 @@ docs: $(READY)  ## build the documentation into site/
 
 clean:  ## remove what was built, but not .venv
 	rm -rf build dist site .rerankit .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find rerankit tests benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
+	find rerankit tests benchmarks examples docs integrations -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean  ## remove .venv too
-	rm -rf $(VENV)
+distclean: clean  ## remove .venv and .venv-clients too
+	rm -rf $(VENV) $(CLIENTS)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import settings
+
+# No framework phones home, neither from here nor from a program that a test starts; read when they are imported.
+os.environ |= {"HAYSTACK_TELEMETRY_ENABLED": "False", "LANGSMITH_TRACING": "false"}
 
 # A time limit per example would fail on a busy machine, not on a wrong program.
 settings.register_profile("rerankit", deadline=None)

@@ -15,9 +15,10 @@ import rerankit
 ROOT = Path(__file__).parents[1]
 
 PUBLIC = {
-    "BackendError", "Calibrator", "Cascade", "ChromaRetriever", "Fusion", "Hit", "InputError", "MissingExtraError",
-    "ModelError", "Passage", "PointwiseReranker", "RagPipeline", "Ranking", "Reranker", "RerankitError", "ScoreCache",
-    "Span", "SpecError", "StoreError", "Usage", "load", "rerank_query_result",
+    "BackendError", "Calibrator", "Cascade", "ChromaRetriever", "Fusion", "Hit", "InputError", "Listwise",
+    "MissingExtraError", "ModelError", "Pairwise", "Passage", "PointwiseReranker", "RagPipeline", "Ranking",
+    "Reranker", "RerankitError", "ScoreCache", "Span", "SpecError", "StoreError", "Usage", "load",
+    "rerank_query_result",
 }  # fmt: skip
 
 HEAVY = ("torch", "transformers", "chromadb", "gradio", "openvino", "onnxruntime", "sklearn", "scipy", "bm25s", "rich")

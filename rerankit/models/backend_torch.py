@@ -57,6 +57,7 @@ class TorchBackend:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch ran out of the memory of its device, or of the machine's."""
     text = str(error).lower()
     return type(error).__name__ == "OutOfMemoryError" or "out of memory" in text or "can't allocate memory" in text
 
