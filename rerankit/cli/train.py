@@ -1,0 +1,89 @@
+"""``rerankit train``: fit what rerankers use to the data at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rerankit.cli.output import JsonOption, emit, messages, printable, reporting, results
+from rerankit.cli.sink import check_target
+from rerankit.errors import InputError
+
+if TYPE_CHECKING:
+    from rerankit.models.causal import LocalLM
+    from rerankit.training.head_examples import Example
+    from rerankit.training.heads import Detection
+
+app = typer.Typer(help="Fit what rerankers use to the data at hand.", no_args_is_help=True)
+
+
+@app.callback()
+def train() -> None:
+    """Fit what rerankers use to the data at hand."""
+
+
+@app.command("heads")
+def heads(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Local folder, or a name on the Hugging Face hub.")],
+    data: Annotated[
+        str, typer.Option(metavar="DIR|FILE", help="A test collection, or jsonl of query, positive, negatives.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.json", help="Where the heads go.")],
+    method: Annotated[str, typer.Option(help="Score of a head: core (contrastive) or qr (mass).")] = "core",
+    top: Annotated[int, typer.Option(min=1, help="How many heads.")] = 8,
+    queries: Annotated[int, typer.Option(min=4, help="Lists; half of them choose, half check.")] = 128,
+    negatives: Annotated[int, typer.Option(min=1, help="Wrong passages per list.")] = 31,
+    temperature: Annotated[float, typer.Option(help="Of core: 0.1 for Llama, Phi; 0.001 for Mistral, Granite.")] = 0.1,
+    max_depth: Annotated[int | None, typer.Option(min=1, help="Use no head above so many layers.")] = None,
+    split: Annotated[str, typer.Option(help="Which judgements of a BEIR folder.")] = "train",
+    corpus: Annotated[Path | None, typer.Option(metavar="FILE", help="Passages, where --data holds questions.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the draw of lists.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the heads of a causal model that retrieve, for 'in-context:MODEL[heads=FILE.json]'.
+
+    One forward pass per list. The file is bound to the model's exact weights.
+    """
+    with reporting(as_json):
+        from rerankit.models.causal import LocalLM
+        from rerankit.training.head_examples import read_examples
+        from rerankit.training.heads import save_heads
+
+        if method not in ("core", "qr"):
+            raise InputError(f"--method is core or qr, got {method!r}")
+        check_target(out)
+        examples = read_examples(data, count=queries, negatives=negatives, split=split, corpus=corpus, seed=seed)
+        lm = LocalLM(model, device=device, dtype=dtype)
+        options = {"method": method, "top": top, "temperature": temperature, "max_depth": max_depth, "seed": seed}
+        found = _detected(lm, examples, options)
+        save_heads(found, lm, out, data=str(data))
+        if as_json:
+            emit({"output": str(out), **dataclasses.asdict(found)})
+        else:
+            _show(found, out)
+
+
+def _detected(lm: LocalLM, examples: list[Example], options: dict[str, object]) -> Detection:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from rerankit.training.heads import detect_heads
+
+    columns = (TextColumn("lists"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=messages(), transient=True) as bar:
+        task = bar.add_task("", total=len(examples))
+        return detect_heads(lm, examples, progress=lambda n: bar.advance(task, n), **options)  # type: ignore[arg-type]
+
+
+def _show(found: Detection, out: Path) -> None:
+    checked = ", ".join(f"{name} {value:.3f}" for name, value in found.held_out.items())
+    lines = [
+        f"{len(found.heads)} heads of {found.depth} of {found.layers} layers, written to {out}",
+        *(f"  {head.head}: score {head.score:.4f}, alone nDCG@10 {head.ndcg:.3f}" for head in found.heads),
+        f"nDCG@10 on {found.lists[1]} lists that took no part in the choice: {checked}",
+    ]
+    results().print(*map(printable, lines), sep="\n")

@@ -1,0 +1,3 @@
+"""Fit what rerankers use to the data at hand."""
+
+from __future__ import annotations
