@@ -6,6 +6,7 @@ order the same candidates, the 50 best of dense, whose vectors they are given, a
 
     lexical           BM25 over the candidates
     late-interaction  MaxSim over the embedded model's token vectors
+    in-context        attention of the query's tokens over those of the whole list, from the same token vectors
     default           dense, lexical and late interaction, z-scores added: what rerankit.load("default") does
 
 Vectors and finished sets are kept in ``--cache``, so a run that was broken off goes on where it stopped, and a second
@@ -39,6 +40,7 @@ from rerankit.rerankers.base import Reranker
 from rerankit.rerankers.compose import Fusion
 from rerankit.rerankers.compressed import Dense
 from rerankit.rerankers.late_interaction import LateInteraction
+from rerankit.rerankers.token_attention import TokenAttention
 from rerankit.types import Passage
 
 SETS = (
@@ -48,7 +50,7 @@ SETS = (
 )  # fmt: skip
 """All sets that nothing is trained on, those in languages that the embedded model was not made for included."""
 
-ARMS = ("bm25", "dense", "rrf", "lexical", "late-interaction", "default")
+ARMS = ("bm25", "dense", "rrf", "lexical", "late-interaction", "in-context", "default")
 METRIC = "nDCG@10"
 CANDIDATES, DEPTH = 50, 100
 CHUNK = 512
@@ -85,7 +87,12 @@ def _options() -> argparse.Namespace:
 def _result(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """nDCG@10 by arm, from an earlier run with the same settings if there is one."""
     reranker = rerankit.load("default")
-    setting = {"queries": options.max_queries, "candidates": CANDIDATES, "default": reranker.fingerprint}
+    setting = {
+        "queries": options.max_queries,
+        "candidates": CANDIDATES,
+        "arms": list(ARMS),
+        "default": reranker.fingerprint,
+    }
     path = options.cache / f"{folder.name}.json"
     if path.is_file() and not options.fresh:
         known = json.loads(path.read_text("utf-8"))
@@ -117,6 +124,7 @@ def measure(dataset: Dataset, default: Reranker, cache: VectorCache) -> dict[str
     first, candidates = _first_stages(passages, queries)
     arms: dict[str, Reranker] = {"lexical": rerankit.load("lexical"), "default": default}
     arms["late-interaction"] = LateInteraction(vectors=cache)
+    arms["in-context"] = TokenAttention(vectors=cache)
     orders = first | {arm: {} for arm in arms}
     for name in track(queries, f"{dataset.name}: ranking", transient=True, console=Console(stderr=True)):
         for arm, reranker in arms.items():

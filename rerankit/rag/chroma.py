@@ -46,7 +46,7 @@ class ChromaRetriever:
     ``embedding_model``).
 
     The store is opened when it is first used, so wrong paths and servers that are down show up then. Objects may be
-    shared between threads.
+    shared between threads. A deep or pickled copy of one that was made with a folder or an address opens it again.
 
     Args:
         store: a folder, ``"memory"``, the address of a Chroma server (``http://host:port``), a chromadb client, or a
@@ -256,6 +256,13 @@ class ChromaRetriever:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("_lock", "embedder")}
+        return {**kept, "_attached": None, "_lexical": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.RLock())
 
     def _attached_to(self, use: Callable[[GuardedCollection, Space, str], _Result]) -> _Result:
         """``use`` of the collection; once more if it was dropped meanwhile and may have been made again."""

@@ -10,7 +10,7 @@ from rerankit.rag.context import Block, Context
 from rerankit.rag.sentences import sentences
 from rerankit.rag.terms import terms
 
-__all__ = ["MARK", "Checked", "check", "without_marks"]
+__all__ = ["MARK", "Checked", "check", "marks_inside", "without_marks"]
 
 MARK = re.compile(r"[\[\u3010]\s*\^?(\d{1,9}(?:\s*[,;\u2013-]\s*\^?\d{1,9})*)\s*[\]\u3011]")
 """``[1]``, ``[1, 2]``, ``[1-3]``, ``[^1]`` and the same in lenticular brackets."""
@@ -62,6 +62,11 @@ def without_marks(text: str) -> str:
     return MARK.sub(r"(\1)", text)
 
 
+def marks_inside(text: str) -> str:
+    """``text`` with marks that stand behind a full stop moved before it, into the sentence that they belong to."""
+    return _END_THEN_MARKS.sub(r"\2\1", text)
+
+
 def _canonical(text: str, known: set[int]) -> tuple[str, list[int]]:
     """Every mark as ``[n]``, one number each; marks of unknown numbers removed and reported."""
     unknown: list[int] = []
@@ -92,7 +97,7 @@ def _numbers(inside: str) -> list[int]:
 
 def _statements(text: str) -> list[str]:
     """The sentences of ``text``, marks behind a full stop counted to the sentence before it."""
-    moved = _END_THEN_MARKS.sub(r"\2\1", text)
+    moved = marks_inside(text)
     return [moved[start:end] for start, end in sentences(moved)]
 
 

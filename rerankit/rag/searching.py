@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerankit.errors import InputError, StoreError
+from rerankit.rag.bounds import check_filter
 from rerankit.rag.collection import distances_to, similarities
 from rerankit.rag.guard import GuardedCollection
 from rerankit.rag.lexical import reciprocal_rank_fusion
@@ -41,11 +42,13 @@ class Filters:
         """Two metadata filters joined, and the others.
 
         Raises:
-            InputError: one of them is not of its kind.
+            InputError: one of them is not of its kind, or too large.
         """
         for name, value in (("where", always), ("where", where), ("where_document", where_document)):
             if value is not None and not isinstance(value, Mapping):
                 raise InputError(f"The filter {name} must be a mapping in Chroma's language, got {value!r:.80}")
+            if value is not None:
+                check_filter(name, value)
         both = [dict(part) for part in (always, where) if part]
         joined = {"$and": both} if len(both) > 1 else both[0] if both else None
         return cls(joined, where_document or None, None if ids is None else checked_ids(ids))

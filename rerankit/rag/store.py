@@ -133,6 +133,11 @@ class Store:
             self._client = None
             closing()
 
+    def __getstate__(self) -> dict[str, Any]:
+        if not isinstance(self._where, str | Path) or self._where == MEMORY:
+            raise InputError(f"{self.place} cannot be copied or pickled; name a folder or the address of a server")
+        return {**self.__dict__, "_client": None}
+
     @property
     def _folder(self) -> Path | None:
         is_folder = isinstance(self._where, Path) or (isinstance(self._where, str) and not _is_special(self._where))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import importlib.util
 import logging
 import os
@@ -205,6 +206,28 @@ class TestRetrieve:
         farm.hybrid = hybrid
         with pytest.raises(InputError):
             farm.retrieve("leaves", **options)
+
+    @pytest.mark.parametrize(
+        "where",
+        [
+            {"$or": [{"year": i} for i in range(12_000)]},  # crashes Chroma's compiler
+            {"$or": [{"year": i} for i in range(401)]},
+            {"year": {"$in": list(range(40_000))}},
+            functools.reduce(lambda inner, _: {"$and": [inner, {"year": 1}]}, range(200), {"year": 1}),
+            functools.reduce(lambda inner, _: {"$and": [inner]}, range(12_000), {"year": 1}),
+        ],
+        ids=range(5),
+    )
+    def test_a_filter_is_bounded(self, farm, where):
+        for wrong in (lambda: farm.retrieve("leaves", where=where), lambda: make(where=where)):
+            with pytest.raises(InputError, match="too large"):
+                wrong()
+
+    def test_the_largest_filters_work(self, farm):
+        many = {"$or": [{"year": 2000 + i} for i in range(399)]}
+        narrowed = make(collection=farm._name, where=many)
+        assert narrowed.retrieve("leaves", where=many) == farm.retrieve("leaves", where=many)
+        assert farm.retrieve("leaves", where={"year": {"$in": list(range(10_000))}})
 
     def test_other_wrong_arguments(self, farm):
         for wrong in (lambda: farm.get("lime"), lambda: make(where="x"), lambda: make(fetch_k="3")):

@@ -126,6 +126,33 @@ def test_every_subject_is_asked_about():
     assert asked == {p.metadata["subject"] for p in PASSAGES.values()}
 
 
+def test_forty_more_questions_have_no_answer_here_but_near_misses():
+    rows = [json.loads(line) for line in _lines("unanswerable.jsonl")]
+    assert len(rows) == 40
+    assert [question.text for question in farm.unanswerable()] == [row["text"] for row in rows]
+    assert not any(question.answerable for question in farm.unanswerable())
+    assert not {plain(row["text"]) for row in rows} & {plain(question.text) for question in QUESTIONS.values()}
+    assert len({row["id"] for row in rows} | QUESTIONS.keys()) == 40 + len(QUESTIONS)
+    for row in rows:
+        assert row["text"].endswith("?")
+        assert row["near"]
+        assert set(row["near"]) <= PASSAGES.keys()
+
+
+def test_dialogues_end_in_a_follow_up_that_passages_answer():
+    dialogues = farm.dialogues()
+    assert len(dialogues) >= 10
+    assert len({dialogue.id for dialogue in dialogues}) == len(dialogues)
+    for dialogue in dialogues:
+        assert dialogue.turns
+        assert all(text.endswith("?") for text in (*dialogue.turns, dialogue.follow_up, dialogue.standalone))
+        assert set(dialogue.relevant) <= PASSAGES.keys()
+
+
+def _lines(name: str) -> list[str]:
+    return resources.files(farm).joinpath(name).read_text(encoding="utf-8").splitlines()
+
+
 def test_callers_get_their_own_copies_of_immutable_values():
     farm.passages().clear()
     farm.qrels()["wheat-depth-dry"].clear()

@@ -18,7 +18,7 @@ from typing import Any
 
 from rerankit.types import Passage
 
-__all__ = ["Question", "passages", "qrels", "questions"]
+__all__ = ["Dialogue", "Question", "dialogues", "passages", "qrels", "questions", "unanswerable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,25 @@ class Question:
     answerable: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """A conversation that ends in a follow-up.
+
+    Attributes:
+        id: a readable identifier.
+        turns: what was asked before, in order.
+        follow_up: the last message, which needs them (but for a change of topic).
+        standalone: one way to put it that does not.
+        relevant: ids of passages that answer it.
+    """
+
+    id: str
+    turns: tuple[str, ...]
+    follow_up: str
+    standalone: str
+    relevant: tuple[str, ...]
+
+
 def passages() -> list[Passage]:
     """All passages, in file order; ``metadata`` holds ``topic``, ``subject`` and ``region``."""
     return [Passage.from_dict(row) for row in _rows("corpus.jsonl")]
@@ -48,6 +67,17 @@ def passages() -> list[Passage]:
 def questions() -> list[Question]:
     """All questions, in file order, the unanswerable ones last."""
     return [Question(**{**row, "key_facts": tuple(row["key_facts"])}) for row in _rows("questions.jsonl")]
+
+
+def unanswerable() -> list[Question]:
+    """Forty more questions that the corpus does not answer; each has near-misses, named in the file."""
+    return [Question(row["id"], row["text"], "", (), False) for row in _rows("unanswerable.jsonl")]
+
+
+def dialogues() -> list[Dialogue]:
+    """Dialogues with a follow-up, in file order."""
+    rows = _rows("dialogues.jsonl")
+    return [Dialogue(**{**row, "turns": tuple(row["turns"]), "relevant": tuple(row["relevant"])}) for row in rows]
 
 
 def qrels() -> dict[str, dict[str, int]]:

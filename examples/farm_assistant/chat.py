@@ -1,0 +1,94 @@
+"""Talk to the farm assistant. Needs rerankit[embedded,chroma].
+
+python chat.py                                            # the sample corpus, offline
+python chat.py --llm http://localhost:11434/v1#qwen3:8b leaflets/*.pdf
+
+/up and /down judge the last answer, /wrong TEXT corrects it, /new begins anew, /forget deletes everything, /quit ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import uuid
+
+from farm_assistant import build
+
+from rerankit.cli.output import printable
+from rerankit.errors import RerankitError
+from rerankit.rag.agent import Assistant
+from rerankit.rag.agent_events import Finished, Searched, Turn
+from rerankit.rag.feedback_prior import export_feedback
+
+USER = "me"
+
+
+def show(turn: Turn) -> None:
+    """The answer and its sources."""
+    print(f"\n{printable(turn.text)}\n")
+    titles = {block.number: block.passage.title or block.passage.id for block in turn.context.blocks}
+    for number in sorted({citation.number for citation in turn.answer.citations}):
+        print(f"  [{number}] {printable(titles[number])}")
+    for note in turn.notes:
+        print(f"  ({printable(note)})")
+
+
+def ask(assistant: Assistant, question: str, conversation: str) -> int:
+    """One turn, with its steps on standard error; returns its id."""
+    for event in assistant.stream(question, user=USER, conversation=conversation):
+        if isinstance(event, Searched):
+            print(f"  searching: {printable(event.query)}", file=sys.stderr)
+        elif isinstance(event, Finished):
+            show(event.turn)
+            return event.turn.id
+    return 0
+
+
+def command(assistant: Assistant, line: str, last: int) -> None:
+    """A line that begins with a slash."""
+    name, _, text = line.partition(" ")
+    if name in ("/up", "/down"):
+        assistant.feedback(last, user=USER, helpful=name == "/up")
+    elif name == "/wrong":
+        assistant.feedback(last, user=USER, helpful=False, correction=text)
+    elif name == "/export":
+        print(f"{export_feedback(assistant.memory, text or 'feedback.jsonl')} lines")
+    elif name == "/forget":
+        print(f"{assistant.memory.forget(USER)} turns deleted")
+    elif name != "/new":
+        print("Commands: /up /down /wrong TEXT /export FILE /new /forget /quit")
+
+
+def talk(assistant: Assistant) -> None:
+    """Read lines until they end."""
+    conversation, last = uuid.uuid4().hex, 0
+    while True:
+        try:
+            line = input("\n> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            if line == "/quit":
+                return
+            if line == "/new":
+                conversation = uuid.uuid4().hex
+            if line.startswith("/"):
+                command(assistant, line, last)
+            elif line:
+                last = ask(assistant, line, conversation)
+        except (RerankitError, OSError) as error:
+            print(f"Error: {printable(str(error))}", file=sys.stderr)
+
+
+def main() -> None:
+    """Parse the command line and talk."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", help="documents; default: the sample corpus")
+    parser.add_argument("--llm", metavar="URL#MODEL", help="a chat endpoint")
+    parser.add_argument("--rerank", default="default", metavar="SPEC")
+    args = parser.parse_args()
+    talk(build(args.files, rerank=args.rerank, llm=args.llm))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Answers as plain text: nothing that a page, a terminal or a chat client would run or fetch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from rerankit.rerankers.prepare import clean
+
+__all__ = ["defused", "defused_stream"]
+
+_ACTIVE = re.compile(r"!(?=\[)|\](?=\()|<(?=[A-Za-z/!?])")
+"""The beginnings of a Markdown image, the target of a Markdown link, and an HTML tag."""
+
+_DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def defused(text: str) -> str:
+    """``text`` with a space inside everything that Markdown or HTML would act on, and without control characters.
+
+    ``![a](http://b)`` becomes ``! [a] (http://b)``: readable, but no image that is fetched. ``< 5 cm`` stays.
+    """
+    return _ACTIVE.sub(lambda match: match[0] + " ", _DIRECTION.sub("", clean(text)))
+
+
+def defused_stream(pieces: Iterable[str]) -> Iterator[str]:
+    """:func:`defused` for a text that comes in pieces: a last character that may begin a mark waits for the next."""
+    held = ""
+    for piece in pieces:
+        text = held + _DIRECTION.sub("", piece)
+        held = text[-1] if text[-1:] in ("!", "]", "<") else ""
+        if shown := defused(text).removesuffix(held):
+            yield shown
+    if held:
+        yield held
