@@ -1,22 +1,87 @@
-"""What adapters to other frameworks share: what they keep of a hit, and how settings are written without secrets."""
+"""What adapters to other frameworks share: the reranker that they hold, and what they keep of a hit."""
 
 from __future__ import annotations
 
+import copy
 import math
-import re
+import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rerankit.errors import InputError
+from rerankit.redaction import public_options, public_spec
+from rerankit.spec import load
 from rerankit.types import Hit, Ranking
 
-__all__ = ["METADATA_KEY", "finite_or_none", "hit_record", "public_options", "public_spec"]
+if TYPE_CHECKING:
+    from rerankit.rerankers.base import Reranker
+
+__all__ = [
+    "METADATA_KEY", "HeldReranker", "finite_or_none", "hit_record", "public_options", "public_spec",
+    "with_record",
+]  # fmt: skip
 
 METADATA_KEY = "rerankit"
 """The one metadata key that adapters write to."""
 
-_SECRET = re.compile(r"api_?key|secret|passw|authorization|credential|headers|bearer|(^|_)(key|token)$", re.IGNORECASE)
-_BRACKETS = re.compile(r"\[([^\[\]]*=[^\[\]]*)\]")
-_USER_INFO = re.compile(r"(?<=://)[^/\s|]*@")
+_OPENERS = ("resolve_value", "get_secret_value")
+"""How a key is taken out of Haystack's ``Secret`` and of pydantic's ``SecretStr``."""
+
+
+class HeldReranker:
+    """A reranker by its configuration: loaded once, at first use, by whichever thread comes first.
+
+    A deep copy holds the configuration alone and loads the model again; a pickle does too, without secrets.
+
+    Args:
+        reranker: a spec or a built reranker.
+        options: of :func:`rerankit.load`; keys may be wrapped as frameworks do, and are opened when it loads.
+    """
+
+    def __init__(self, reranker: str | Reranker, options: Mapping[str, Any]) -> None:
+        self._reranker, self._options = reranker, dict(options)
+        self._loaded: Reranker | None = None
+        self._lock = threading.Lock()
+
+    def get(self) -> Reranker:
+        """The reranker.
+
+        Raises:
+            RerankitError: the spec or an option is wrong, or the model cannot be loaded.
+        """
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = load(self._reranker, **_opened(self._options))
+            return self._loaded
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether :meth:`get` returns at once."""
+        return self._loaded is not None
+
+    def spec(self) -> str:
+        """The spec.
+
+        Raises:
+            InputError: there is none, because a built reranker was given.
+        """
+        if not isinstance(self._reranker, str):
+            raise InputError(
+                f"{self._reranker!r} was built already and can be neither serialised nor copied deeply; "
+                "make the adapter with a spec, such as 'default', instead"
+            )
+        return self._reranker
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HeldReranker:
+        return HeldReranker(self.spec(), copy.deepcopy(self._options, memo))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HeldReranker, (public_spec(self.spec()), public_options(self._options))
+
+
+def with_record(metadata: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """A document's metadata with its place in the ranking: lists and dictionaries copied, all other values shared."""
+    return {**{key: _copied(value) for key, value in metadata.items()}, METADATA_KEY: dict(record)}
 
 
 def hit_record(ranking: Ranking, hit: Hit) -> dict[str, Any]:
@@ -41,20 +106,26 @@ def finite_or_none(score: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def public_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """``options`` of :func:`rerankit.load` without keys, tokens, passwords and headers, also nested ones."""
-    return {
-        name: public_options(value) if isinstance(value, Mapping) else value
-        for name, value in options.items()
-        if not _SECRET.search(str(name))
-    }
+def _copied(value: Any) -> Any:
+    """A copy of what has JSON's shape; objects of other kinds may be large or refuse a copy, and are shared."""
+    try:
+        return _json_copy(value)
+    except RecursionError:  # deeper than any JSON, or it holds itself
+        return value
 
 
-def public_spec(spec: str) -> str:
-    """``spec`` without options that carry a secret and without user names and passwords in addresses."""
+def _json_copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _json_copy(item) for key, item in value.items()}
+    if type(value) is tuple:
+        return tuple(_json_copy(item) for item in value)
+    return [_json_copy(item) for item in value] if isinstance(value, list) else value
 
-    def kept(match: re.Match[str]) -> str:
-        items = [item for item in match[1].split(",") if not _SECRET.search(item.partition("=")[0].strip())]
-        return f"[{','.join(items)}]" if items else ""
 
-    return _USER_INFO.sub("", _BRACKETS.sub(kept, spec))
+def _opened(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _opened(value) if isinstance(value, dict) else _secret(value) for name, value in options.items()}
+
+
+def _secret(value: Any) -> Any:
+    opener = next((found for name in _OPENERS if callable(found := getattr(value, name, None))), None)
+    return value if opener is None else opener()

@@ -13,23 +13,24 @@ Grammar::
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
-import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
+from rerankit.checks import nearest
 from rerankit.errors import MissingExtraError, RerankitError, SpecError
+from rerankit.redaction import brackets_match, hidden, public_options, public_spec
+from rerankit.spec_values import as_annotated, mismatch, read_value
 
 if TYPE_CHECKING:
     from rerankit.rerankers.base import Reranker
 
-__all__ = ["Family", "Stage", "families", "load", "option_names", "parse"]
+__all__ = ["Family", "Stage", "check", "families", "load", "option_names", "parse"]
 
 ENTRY_POINT_GROUP = "rerankit.rerankers"
 
@@ -45,11 +46,15 @@ _OUTER = frozenset({"top_k", "on_error", "calibrator"})
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A reranker family that specs can name: where its class is, and what it does in one line."""
+    """A reranker family that specs can name: where its class is, and what it does in one line.
+
+    ``alone`` is the class that stands for the family where no model is named, if another one does.
+    """
 
     name: str
     target: str
     summary: str
+    alone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,8 @@ _BUILT_IN = [
     Family("pairwise", "rerankit.rerankers.pairwise:Pairwise",
            "a language model compares passages two at a time, in both orders (PRP)"),
     Family("in-context", "rerankit.rerankers.in_context:InContext",
-           "where a language model looks in the whole list when it reads the query (ICR, retrieval heads)"),
+           "where a language model looks in the whole list when it reads the query (ICR, retrieval heads); "
+           "offline without a model", "rerankit.rerankers.token_attention:TokenAttention"),
     Family("dense", "rerankit.rerankers.compressed:Dense",
            "cosine of one embedding per passage, taken from the store where it is there"),
     Family("listwise", "rerankit.rerankers.listwise:Listwise",
@@ -122,10 +128,26 @@ def parse(spec: str) -> tuple[Stage, ...]:
     Raises:
         SpecError: the text does not follow the grammar.
     """
+    shown = public_spec(spec)
+    if not brackets_match(spec):
+        raise SpecError(f"The brackets of {shown!r} do not match; write 'family:model[option=value][:k]'")
     parts = [part.strip() for part in _split(spec, "|")]
     if not all(parts):
-        raise SpecError(f"The spec {spec!r} has an empty stage; write for example 'default' or 'dense[:30] | default'")
+        raise SpecError(f"The spec {shown!r} has an empty stage; write for example 'default' or 'dense[:30] | default'")
     return tuple(_expand(_parse_stage(part)) for part in parts)
+
+
+def check(spec: str) -> tuple[Stage, ...]:
+    """:func:`parse`, with families and options looked at too; no model is loaded.
+
+    Raises:
+        SpecError: the spec or an option is wrong; what only loading shows is not noticed.
+        MissingExtraError: the family needs a package that is not installed.
+    """
+    stages, builder = parse(spec), _Builder(spec, {})
+    for stage in stages:
+        builder.check(stage)
+    return stages
 
 
 @cache
@@ -160,7 +182,7 @@ class _Builder:
     """Builds the stages of one ``load`` call and remembers which options found a taker."""
 
     def __init__(self, spec: str, options: Mapping[str, Any]) -> None:
-        self.spec, self.options = spec, dict(options)
+        self.spec, self.options = public_spec(spec), dict(options)  # the spec for messages
         self.used: set[str] = set()
         self.known: set[str] = set()
 
@@ -174,7 +196,7 @@ class _Builder:
 
     def check_all_used(self) -> None:
         if unused := sorted(set(self.options) - self.used):
-            raise SpecError(f"No part of {self.spec!r} knows the option {unused[0]!r}{_hint(unused[0], self.known)}")
+            raise SpecError(f"No part of {self.spec!r} knows the option {unused[0]!r}{nearest(unused[0], self.known)}")
 
     def _divided(self) -> tuple[dict[str, Any], dict[str, Any]]:
         outer = {name: value for name, value in self.options.items() if name in _OUTER}
@@ -183,16 +205,12 @@ class _Builder:
         return {name: value for name, value in self.options.items() if name not in _OUTER}, outer
 
     def _stage(self, stage: Stage, options: Mapping[str, Any]) -> Reranker:
-        factory = _resolve(stage.family, self.spec)
-        annotations = _annotations(factory)
-        accepted = set(annotations)
+        factory = self._factory(stage)
+        accepted = option_names(factory)
         self.known |= accepted
-        for name in stage.options:
-            if name not in accepted:
-                raise SpecError(f"{stage.family!r} has no option {name!r}{_hint(name, accepted)}, in {self.spec!r}")
+        written = self._all_written(stage, factory)
         chosen = {name: value for name, value in options.items() if name in accepted}
         self.used |= set(chosen)
-        written = {name: _as_annotated(value, annotations[name]) for name, value in stage.options.items()}
         arguments = {"top_k": stage.top_k, **written, **chosen}
         if stage.family == "fusion":
             rest = {name: value for name, value in options.items() if name not in accepted}
@@ -204,15 +222,46 @@ class _Builder:
         except (TypeError, ValueError) as error:
             if isinstance(error, RerankitError):
                 raise
-            shown = {name: value for name, value in arguments.items() if name in (*stage.options, *chosen)}
-            raise SpecError(f"{stage.family!r} cannot be built with {shown}: {error}, in {self.spec!r}") from error
+            shown = public_options({name: arguments[name] for name in (*stage.options, *chosen)})
+            why = hidden(str(error), arguments)
+            raise SpecError(f"{stage.family!r} cannot be built with {shown}: {why}, in {self.spec!r}") from error
         return result
 
+    def check(self, stage: Stage) -> None:
+        """Of families, names of options and their kinds, without building anything."""
+        self._all_written(stage, self._factory(stage))
+        if stage.family == "fusion":
+            for member in self._member_stages(stage):
+                self.check(member)
+
+    def _factory(self, stage: Stage) -> Callable[..., Any]:
+        named = stage.model or "model" in stage.options or "model" in self.options
+        return _resolve(stage.family, self.spec, alone=not named)
+
+    def _all_written(self, stage: Stage, factory: Callable[..., Any]) -> dict[str, Any]:
+        annotations = _annotations(factory)
+        for name in stage.options:
+            if name not in annotations:
+                near = nearest(name, annotations)
+                raise SpecError(f"{stage.family!r} has no option {name!r}{near.rstrip('.')}, in {self.spec!r}")
+        return {name: self._written(stage, name, annotations[name]) for name in stage.options}
+
+    def _written(self, stage: Stage, name: str, annotation: str) -> Any:
+        value = stage.options[name]
+        given = as_annotated(value, annotation)
+        if wanted := mismatch(given, annotation):
+            text = str(value).lower() if isinstance(value, bool | None) else str(value)
+            raise SpecError(f"{name} must be {wanted}, got {text!r:.80}, in {self.spec!r}")
+        return given
+
     def _members(self, stage: Stage, options: Mapping[str, Any]) -> list[Reranker]:
+        return [self._stage(member, options) for member in self._member_stages(stage)]
+
+    def _member_stages(self, stage: Stage) -> list[Stage]:
         names = [part.strip() for part in _split(stage.model, "+")]
         if not all(names):
             raise SpecError(f"A fusion names its members: 'fusion:dense+lexical[method=rrf]', in {self.spec!r}")
-        return [self._stage(_expand(_parse_stage(name)), options) for name in names]
+        return [_expand(_parse_stage(name)) for name in names]
 
     def _model(
         self, stage: Stage, factory: Callable[..., Any], accepted: set[str], given: Mapping[str, Any]
@@ -227,27 +276,21 @@ class _Builder:
         return {}
 
 
-def _resolve(name: str, spec: str) -> Callable[..., Any]:
+def _resolve(name: str, spec: str, *, alone: bool) -> Callable[..., Any]:
     family = families().get(name)
     if family is None:
         known = [*families(), *ALIASES]
-        hint = f"; did you mean 'cross-encoder:{spec.strip()}'?" if "/" in name else _hint(name, known)
+        hint = f"; did you mean 'cross-encoder:{spec.strip()}'?" if "/" in name else nearest(name, known)
         raise SpecError(f"Unknown reranker family {name!r} in {spec!r}{hint} Known: {', '.join(sorted(known))}")
-    module, _, attribute = family.target.partition(":")
+    target = (alone and family.alone) or family.target
+    module, _, attribute = target.partition(":")
     try:
         result: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     except MissingExtraError:
         raise
     except (ImportError, AttributeError) as error:
-        raise SpecError(f"The reranker family {name!r} cannot be imported from {family.target!r}: {error}") from error
+        raise SpecError(f"The reranker family {name!r} cannot be imported from {target!r}: {error}") from error
     return result
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name.replace("_", "-"), list(known), 1, 0.5) or difflib.get_close_matches(
-        name, list(known), 1, 0.5
-    )
-    return f"; did you mean {near[0]!r}?" if near else "."
 
 
 def _plug_in_summary(entry: EntryPoint) -> str:
@@ -267,22 +310,31 @@ _STAGE = re.compile(r"(?P<family>[^\s:\[\]]+)\s*(?::(?P<model>.+))?", re.DOTALL)
 
 
 def _parse_stage(text: str) -> Stage:
+    shown = public_spec(text)
     head, groups = _brackets(text)
     match = _STAGE.fullmatch(head.strip())
     if match is None:
-        raise SpecError(f"Cannot read the stage {text!r}; write 'family', 'family:model' or 'family[option=value][:k]'")
+        raise SpecError(f"Cannot read the stage {shown!r}; write 'family:model[option=value][:k]'")
+    model = (match["model"] or "").strip()
+    members = match["family"] == "fusion"  # which have brackets of their own
+    if not members and "[" in _HOST.sub("", model):
+        raise SpecError(f"Brackets amid {shown!r}; write 'family:model[option=value][:k]'")
     options: dict[str, Any] = {}
     top_k = None
     for group in groups:
         if view := re.fullmatch(r":\s*(\d+)", group):
             if top_k is not None:
-                raise SpecError(f"Two views in one stage, {text!r}; write one [:k]")
+                raise SpecError(f"Two views in one stage, {shown!r}; write one [:k]")
             top_k = int(view[1])
         else:
-            _add_options(options, group, text)
+            _add_options(options, group, shown)
     if top_k == 0:
-        raise SpecError(f"A view of 0 hits lets nothing through, in {text!r}")
-    return Stage(match["family"], (match["model"] or "").strip(), options, top_k)
+        raise SpecError(f"A view of 0 hits lets nothing through, in {shown!r}")
+    return Stage(match["family"], model, options, top_k)
+
+
+_HOST = re.compile(r"(?<=://)([^/\[\]]*@)?\[[\w:.%]+\]")
+"""An IPv6 address: the one place of a model where brackets mean something."""
 
 
 def _brackets(text: str) -> tuple[str, list[str]]:
@@ -291,54 +343,19 @@ def _brackets(text: str) -> tuple[str, list[str]]:
     groups: list[str] = []
     while head.endswith("]"):
         start = head.rfind("[")
-        if start < 0:
-            raise SpecError(f"A ']' without its '[' in {text!r}")
         groups.insert(0, head[start + 1 : -1].strip())
         head = head[:start].rstrip()
     return head, groups
 
 
-def _add_options(options: dict[str, Any], group: str, text: str) -> None:
+def _add_options(options: dict[str, Any], group: str, shown: str) -> None:
     for item in group.split(","):
         name, sign, value = (part.strip() for part in item.partition("="))
         if not sign or not name:
-            raise SpecError(f"Cannot read '[{group}]' in {text!r}; write [option=value, ...] or [:k]")
+            raise SpecError(f"Cannot read the brackets of {shown!r}; write [option=value, ...] or [:k]")
         if name in options:
-            raise SpecError(f"The option {name!r} is given twice in {text!r}")
-        options[name] = _value(value)
-
-
-class _Written(str):
-    """An option as it was written; what it means depends on what the option takes."""
-
-    __slots__ = ()
-
-
-def _value(text: str) -> Any:
-    words: dict[str, Any] = {"true": True, "false": False, "none": None}
-    return words.get(text.lower(), _Written(text))
-
-
-def _as_annotated(value: Any, annotation: str) -> Any:
-    """A written value as the option takes it: text where it takes text, else a number or several."""
-    if not isinstance(value, _Written):
-        return value
-    takes_text = re.search(r"\b(str|Path|Literal|Any)\b", annotation) is not None
-    takes_numbers = re.search(r"\b(int|float|Sequence|tuple)\b", annotation) is not None
-    parts = [_number(part) for part in value.split("/")]
-    if (takes_text and not takes_numbers) or any(part is None for part in parts):
-        return str(value)
-    return tuple(parts) if len(parts) > 1 else parts[0]
-
-
-def _number(text: str) -> int | float | None:
-    for kind in (int, float):
-        try:
-            number = kind(text)
-        except ValueError:
-            continue
-        return number if math.isfinite(number) else None
-    return None
+            raise SpecError(f"The option {name!r} is given twice in {shown!r}")
+        options[name] = read_value(value)
 
 
 def _split(text: str, separator: str) -> list[str]:

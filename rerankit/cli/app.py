@@ -13,7 +13,21 @@ from typing import Annotated
 import typer
 
 import rerankit
-from rerankit.cli import ask, compare, doctor, evaluate, explain, index, mcp, models, questions, rank, serve, train
+from rerankit.cli import (
+    ask,
+    compare,
+    demo,
+    doctor,
+    evaluate,
+    explain,
+    index,
+    mcp,
+    models,
+    questions,
+    rank,
+    serve,
+    train,
+)
 from rerankit.cli.output import reporting, show_log
 
 app = typer.Typer(
@@ -33,6 +47,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("questions")(questions.questions)
 app.command("serve")(serve.serve)
 app.command("mcp")(mcp.mcp)
+app.command("demo")(demo.demo)
 app.add_typer(train.app, name="train")
 app.command("models")(models.models)
 app.command("doctor")(doctor.doctor)

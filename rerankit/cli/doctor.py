@@ -30,6 +30,7 @@ EXTRAS = {
     "eval": ("ir-measures", "scipy"),
     "server": ("fastapi", "prometheus-client", "uvicorn"),
     "mcp": ("mcp",),
+    "demo": ("gradio",),
 }
 """Each extra with the distributions that it brings."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,12 @@ import typer
 from rerankit.cli.index import CollectionOption, check_store
 from rerankit.cli.output import reporting
 from rerankit.errors import require
+
+
+def _finite(number: float) -> float:
+    if not math.isfinite(number):
+        raise typer.BadParameter(f"{number} is not a finite number")
+    return number
 
 
 def serve(
@@ -27,11 +34,17 @@ def serve(
     api_keys: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keys, one per line; default: $RERANKIT_API_KEYS.")
     ] = None,
+    hosts: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", metavar="NAME", help="Without keys: a further name it is reached by."),
+    ] = None,
     queue: Annotated[int, typer.Option(min=1, help="Requests that may wait per model.")] = 256,
-    wait_ms: Annotated[float, typer.Option(min=0, help="How long an idle model waits to fill a batch.")] = 2.0,
-    seconds: Annotated[float, typer.Option(min=0.001, help="What one request may take.")] = 30.0,
+    wait_ms: Annotated[
+        float, typer.Option(min=0, callback=_finite, help="How long an idle model waits to fill a batch.")
+    ] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0.001, callback=_finite, help="What one request may take.")] = 30.0,
     passages: Annotated[int, typer.Option(min=1, help="Passages per request.")] = 1000,
-    body_mb: Annotated[float, typer.Option(min=0.001, help="Megabytes per request.")] = 8.0,
+    body_mb: Annotated[float, typer.Option(min=0.001, callback=_finite, help="Megabytes per request.")] = 8.0,
     log_text: Annotated[bool, typer.Option("--log-text", help="Write queries and passages into the log.")] = False,
 ) -> None:
     """Serve rerankers over HTTP: Cohere, Jina, Voyage and TEI clients work unchanged.
@@ -56,6 +69,7 @@ def serve(
             ask=None if store is None else AskSettings(store, collection, llm),
             api_keys=read_keys(api_keys),
             limits=limits,
+            hosts=tuple(hosts or ()),
             log_text=log_text,
         )
         run(settings, host=host, port=port)

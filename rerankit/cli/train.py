@@ -42,7 +42,7 @@ def heads(
     corpus: Annotated[Path | None, typer.Option(metavar="FILE", help="Passages, where --data holds questions.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of the draw of lists.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw of lists.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Find the heads of a causal model that retrieve, for 'in-context:MODEL[heads=FILE.json]'.
@@ -84,6 +84,7 @@ def _show(found: Detection, out: Path) -> None:
     lines = [
         f"{len(found.heads)} heads of {found.depth} of {found.layers} layers, written to {out}",
         *(f"  {head.head}: score {head.score:.4f}, alone nDCG@10 {head.ndcg:.3f}" for head in found.heads),
+        *([f"{found.cut} lists did not fit the context: their passages were cut"] if found.cut else []),
         f"nDCG@10 on {found.lists[1]} lists that took no part in the choice: {checked}",
     ]
     results().print(*map(printable, lines), sep="\n")

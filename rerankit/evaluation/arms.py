@@ -8,6 +8,7 @@ from typing import Any
 
 from rerankit.errors import InputError, require
 from rerankit.evaluation.experiment import Arm
+from rerankit.redaction import public_spec
 
 __all__ = ["read_arms"]
 
@@ -52,13 +53,13 @@ def _arm(entry: object, where: str) -> Arm:
     if isinstance(entry, str) and entry.strip():
         return Arm.parse(entry)
     if not isinstance(entry, Mapping) or "spec" not in entry:
-        raise InputError(f"{where}: expected a spec or an object with 'spec', found {entry!r:.80}")
-    where = f"{where} ({entry.get('name', entry['spec'])})"
+        raise InputError(f"{where}: expected a spec or an object with 'spec', found {public_spec(repr(entry)):.80}")
+    where = f"{where} ({public_spec(str(entry.get('name', entry['spec'])))})"
     if unknown := sorted(map(str, set(entry) - set(_KINDS))):
         raise InputError(f"{where}: unknown setting {unknown[0]!r}; known are {', '.join(_KINDS)}")
     for name, value in entry.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, _KINDS[name])):
-            raise InputError(f"{where}: {name} must be {_KINDS[name][-1].__name__}, got {value!r:.80}")
+            raise InputError(f"{where}: {name} must be {_KINDS[name][-1].__name__}, got {public_spec(repr(value)):.80}")
         if isinstance(value, (int, float)) and value <= 0:
             raise InputError(f"{where}: {name} must be above zero, got {value!r}")
     settings = {name: value for name, value in entry.items() if name not in ("name", "spec") and value is not None}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from rerankit.evaluation.runfolder import RunFolder, slug
 from rerankit.evaluation.sharing import Memo, share
 from rerankit.rag.answer import Answer, Generator
 from rerankit.rag.context import pack
+from rerankit.redaction import public_spec
 from rerankit.rerankers.base import Reranker
 from rerankit.rerankers.cache import ScoreCache
 from rerankit.spec import load
@@ -39,7 +41,7 @@ class Arm:
     """One way to order the candidates.
 
     Attributes:
-        name: for tables and files.
+        name: for tables and files; of a spec that stands for it, what may be shown.
         reranker: a spec, or a reranker that is already built.
         depth: it sees this many candidates; the rest keeps its order behind them. None means all.
         top_k: passages in its context; None means the experiment's.
@@ -47,10 +49,13 @@ class Arm:
     """
 
     name: str
-    reranker: str | Reranker
+    reranker: str | Reranker = field(repr=False)
     depth: int | None = None
     top_k: int | None = None
     deadline_s: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", public_spec(self.name))
 
     @classmethod
     def parse(cls, text: str) -> Arm:
@@ -60,8 +65,9 @@ class Arm:
         return cls(name.strip(), spec.strip()) if plain else cls(text.strip(), text.strip())
 
     def settings(self) -> dict[str, Any]:
-        """What it was asked to be."""
-        return {"spec": str(self.reranker), "depth": self.depth, "top_k": self.top_k, "deadline_s": self.deadline_s}
+        """What it was asked to be, as it may be written down: a key is no part of that."""
+        spec = public_spec(str(self.reranker))
+        return {"spec": spec, "depth": self.depth, "top_k": self.top_k, "deadline_s": self.deadline_s}
 
 
 def sweep(arms: Iterable[Arm], *, depths: Sequence[int] = (), top_ks: Sequence[int] = ()) -> list[Arm]:
@@ -119,7 +125,10 @@ class Experiment:
             SpecError, ModelError, MissingExtraError: an arm cannot be built; nothing has been run then.
             StoreError: the folder cannot be written.
         """
-        rerankers = {arm.name: self._build(arm) for arm in self.arms}
+        with ExitStack() as opened:
+            self._run({arm.name: self._build(arm, opened) for arm in self.arms}, progress or (lambda _: None))
+
+    def _run(self, rerankers: Mapping[str, Reranker], advance: Callable[[int], None]) -> None:
         self.folder.name_arms([arm.name for arm in self.arms])
         self.folder.keep_settings(
             {
@@ -130,7 +139,6 @@ class Experiment:
             }
         )
         done = {arm.name: self._finished(arm.name) for arm in self.arms}
-        advance = progress or (lambda _: None)
         warm = False
         for question in self.dataset.questions.values():
             missing = [arm for arm in self.arms if question.id not in done[arm.name]]
@@ -141,13 +149,15 @@ class Experiment:
             advance(1)
         self._write_runs()
 
-    def _build(self, arm: Arm) -> Reranker:
+    def _build(self, arm: Arm, opened: ExitStack) -> Reranker:
+        """The arm's reranker; what is built here is closed with ``opened``."""
         if not isinstance(arm.reranker, str):
             return share(arm.reranker, self.memo)
         try:
             built = load(arm.reranker, cache=self.cache) if self.cache is not None else load(arm.reranker)
         except SpecError:
             built = load(arm.reranker)  # no part of it takes a score cache; a real mistake is raised here again
+        opened.callback(built.close)
         return share(built, self.memo)
 
     def _finished(self, name: str) -> set[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rerankit.errors import InputError
 from rerankit.evaluation.statistics import MIN_QUERIES, verdicts
+from rerankit.redaction import public_spec
 
 __all__ = ["Condition", "Gate", "worse_than"]
 
@@ -61,10 +62,12 @@ class Condition:
         match = _CONDITION.fullmatch(text.strip())
         try:
             if match is not None:
-                return cls(match["figure"].strip(), match["sign"], float(match["bound"]), match["arm"])
+                arm = match["arm"] and public_spec(match["arm"])  # as arms are named
+                return cls(match["figure"].strip(), match["sign"], float(match["bound"]), arm)
         except ValueError:
             pass
-        raise InputError(f"Cannot read the condition {text!r}; write 'nDCG@10 < 0.40' or 'arm: ms p95 > 200'")
+        shown = public_spec(text)
+        raise InputError(f"Cannot read the condition {shown!r}; write 'nDCG@10 < 0.40' or 'arm: ms p95 > 200'")
 
     def check(self, summary: Mapping[str, Any], asked: Iterable[str]) -> list[Gate]:
         """One gate per arm; an arm without the figure (it failed everywhere) does not pass.

@@ -24,6 +24,7 @@ from typing import Any
 from rerankit import __version__
 from rerankit.errors import InputError, StoreError
 from rerankit.evaluation.formats import read_jsonl
+from rerankit.redaction import public_spec
 
 __all__ = ["FORMAT", "RunFolder"]
 
@@ -53,6 +54,7 @@ class RunFolder:
             InputError: the folder holds an experiment with another setup, or of another version.
             StoreError: the folder cannot be written.
         """
+        setup = _public(setup)
         if self.manifest_path.is_file():
             known = self.setup()
             changed = sorted(name for name in {*known, *setup} if known.get(name) != setup.get(name))
@@ -85,7 +87,7 @@ class RunFolder:
                 f"{self.path} was written in format {manifest.get('format')!r}, this rerankit reads format {FORMAT}; "
                 "run the experiment again in a new folder"
             )
-        return manifest
+        return {**manifest, "setup": _public(manifest["setup"])}
 
     def setup(self) -> dict[str, Any]:
         """What was asked."""
@@ -113,18 +115,19 @@ class RunFolder:
         Raises:
             InputError: an arm of this name had other settings; its old results would pass for the new ones.
         """
-        known = self.settings()
-        for name, now in settings.items():
+        known, asked = self.settings(), {name: _public(own) for name, own in settings.items()}
+        for name, now in asked.items():
             if known.get(name, now) != now:
-                raise InputError(f"The arm {name!r} of {self.path} was {known[name]}, now it is {dict(now)}: give it "
+                raise InputError(f"The arm {name!r} of {self.path} was {known[name]}, now it is {now}: give it "
                                  "another name, or use a new folder")  # fmt: skip
-        text = json.dumps({**known, **settings}, indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps({**known, **asked}, indent=1, ensure_ascii=False) + "\n"
         self._write(self._settings_path, text)
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """What each arm is made of, as far as it was built from a spec."""
         path = self._settings_path
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return {name: _public(own) for name, own in known.items()}
 
     @property
     def _settings_path(self) -> Path:
@@ -182,6 +185,17 @@ class RunFolder:
                 f"Cannot write {path}: {error.strerror or error}. What was finished is kept; make room and run "
                 "the same command again to go on."
             ) from error
+
+
+_ADDRESSES = ("spec", "store", "generator", "judge")
+
+
+def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without keys and passwords; another key is no other experiment, and old folders may still hold one."""
+    return {
+        name: public_spec(value) if name in _ADDRESSES and isinstance(value, str) else value
+        for name, value in settings.items()
+    }
 
 
 def slug(name: str) -> str:

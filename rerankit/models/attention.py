@@ -25,6 +25,7 @@ from rerankit.errors import ModelError, require
 from rerankit.models.attention_layers import Head, check_layers, model_shape, name_of, window
 from rerankit.models.attention_rows import Rows, add_attention
 from rerankit.models.backend_torch import is_out_of_memory
+from rerankit.models.causal_probe import rope_switch
 from rerankit.models.work import Work
 
 if TYPE_CHECKING:
@@ -98,6 +99,11 @@ class AttentionReader:
         self.depth = self.heads[-1][0] + 1
         self.slots = len(self.heads) if per_head else 1
         check_layers(lm.model, self.depth)
+        if not getattr(getattr(lm, "engine", None), "padded", True):
+            raise ModelError(
+                f"{name_of(lm.model)} cannot go on from a beginning that was read before; use another model"
+            )
+        self.switch = rope_switch(lm.model.config.get_text_config())
         _register()
 
     def read_prefix(
@@ -136,12 +142,19 @@ class AttentionReader:
             the reader is ``per_head``).
 
         Raises:
-            ModelError: a layer attends to a window that is shorter than prefix and tail.
+            ModelError: a layer attends to a window that is shorter than prefix and tail, or the rotary factors change
+                between the two.
         """
         import torch
 
         lengths = [len(tail.ids) for tail in tails]
         self.check_length(prefix.length + max(lengths))
+        if self.switch is not None and prefix.length <= self.switch < prefix.length + max(lengths):
+            raise ModelError(
+                f"{name_of(self.lm.model)} has other rotary factors from {self.switch + 1} tokens on, and the prompt "
+                f"crosses that with its query ({prefix.length} to {prefix.length + max(lengths)} tokens). Set "
+                f"max_tokens={self.switch}, or show more."
+            )
         device = self.lm.model.device
         owner = torch.arange(len(tails)).repeat_interleave(torch.tensor(lengths))
         sees = (owner[:, None] == owner).tril().to(device)
@@ -158,8 +171,10 @@ class AttentionReader:
         """See that every layer that is run sees a prompt of so many tokens whole.
 
         Raises:
-            ModelError: one does not.
+            ModelError: one does not, or the model has been closed.
         """
+        if self.lm.model is None:
+            raise ModelError("The model has been closed; load it again")
         seen = window(self.lm.model.config.get_text_config(), self.depth)
         if seen is not None and tokens > seen:
             raise ModelError(
@@ -250,7 +265,9 @@ def _attend(
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    reading: _Reading = arguments.pop("rerankit_reading")
+    reading: _Reading | None = arguments.pop("rerankit_reading", None)
+    if reading is None:
+        raise ModelError(f"{type(module).__name__} keeps from its attention what a reader needs; use another model")
     if foreign := [name for name in _FOREIGN if arguments.get(name) is not None]:
         raise ModelError(f"The attention of {type(module).__name__} uses {foreign[0]!r}, which cannot be read")
     scaling = arguments.get("scaling") or query.shape[-1] ** -0.5
@@ -271,10 +288,12 @@ def _run(model: Any, ids: Sequence[int], positions: Sequence[int], cache: Any, r
     """The forward pass, up to where the reading ends it.
 
     Raises:
-        ModelError: it does not fit into memory.
+        ModelError: it does not fit into memory, or holds a token that the model does not have.
     """
     import torch
 
+    if (highest := max(ids)) >= (rows := model.get_input_embeddings().weight.shape[0]):
+        raise ModelError(f"{name_of(model)} has {rows} rows in its embedding, and the prompt holds the token {highest}")
     try:
         with contextlib.suppress(_Finished):
             model.base_model(

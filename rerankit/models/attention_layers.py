@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
 from rerankit.errors import ModelError
 
 __all__ = ["Head", "Shape", "check_layers", "model_shape", "name_of", "window"]
+
+_ADVICE = "use a model with full attention (Llama, Qwen3, Mistral, Phi, Granite)"
 
 Head = tuple[int, int]
 """Layer and head, both from 0."""
@@ -26,9 +29,16 @@ class Shape:
 
 
 def model_shape(model: Any) -> Shape:
-    """Layers and heads as the model's configuration has them."""
+    """Layers and heads as the model's configuration has them.
+
+    Raises:
+        ModelError: it has none.
+    """
     config = model.config.get_text_config()
-    return Shape(int(config.num_hidden_layers), int(config.num_attention_heads))
+    layers, heads = (getattr(config, name, None) for name in ("num_hidden_layers", "num_attention_heads"))
+    if not isinstance(layers, int) or not isinstance(heads, int):
+        raise ModelError(f"{name_of(model)} has no attention heads to read; {_ADVICE}")
+    return Shape(layers, heads)
 
 
 def check_layers(model: Any, depth: int) -> None:
@@ -38,14 +48,15 @@ def check_layers(model: Any, depth: int) -> None:
         ModelError: they are not.
     """
     config = model.config.get_text_config()
-    if not getattr(model, "_supports_attention_backend", False) or getattr(config, "is_encoder_decoder", False):
+    taken = inspect.signature(model.base_model.forward).parameters.keys()
+    readable = getattr(model, "_supports_attention_backend", False) and {"position_ids", "past_key_values"} <= taken
+    if not readable or getattr(config, "is_encoder_decoder", False):
         raise ModelError(f"{name_of(model)} is not a causal language model whose attention transformers lets one read")
     for number, kind in enumerate(_kinds(config)[:depth]):
         if kind not in ("full_attention", "attention", "sliding_attention"):
             raise ModelError(
                 f"Layer {number} of {name_of(model)} is of the kind {kind!r}: hybrid and linear models hide passages "
-                "from attention, so it cannot be read. Use a model with full attention (Llama, Qwen3, Mistral, Phi, "
-                "Granite)."
+                f"from attention, so it cannot be read; {_ADVICE}"
             )
     if getattr(config, "attn_logit_softcapping", None):
         raise ModelError(f"{name_of(model)} caps its attention logits, which the reader does not; use another model")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rerankit.errors import InputError
+from rerankit.checks import check_whole
 from rerankit.models.batching import WASTE
 from rerankit.models.prefixes import COMMON, NONE, Shared
 
@@ -35,9 +35,7 @@ class Limits:
         Raises:
             InputError: one is below 1.
         """
-        for name, value in {"batch_tokens": tokens, "batch_size": rows}.items():
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1, or None; got {value}")
+        check_whole(1, or_none=True, batch_tokens=tokens, batch_size=rows)
         return cls(tokens, rows)
 
     def allow(self, rows: int, width: int) -> bool:

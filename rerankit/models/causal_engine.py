@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rerankit.errors import ModelError
 from rerankit.models.backend_torch import is_out_of_memory
 from rerankit.models.causal_batches import Batch, Limits, schedule
+from rerankit.models.causal_probe import batches_exactly, rope_switch
 from rerankit.models.causal_tokens import PromptReader
 from rerankit.models.prefixes import NONE, Shared, shared_prefixes
 from rerankit.models.prompt import Prompt
@@ -44,19 +45,22 @@ class Output(NamedTuple):
         logits: ``[rows, last, vocabulary or columns]``.
         cache: keys and values, where they were asked for.
         mask: int64 ``[rows, tokens]``, where there are tokens.
+        ids: the prompts' tokens, where replies cannot always go on from a cache.
     """
 
     rows: tuple[int, ...]
     logits: Any
     cache: Any
     mask: Any
+    ids: tuple[list[int], ...] = ()
 
 
 class Going(NamedTuple):
-    """Replies half-way: the cache of their rows, and the mask of its columns."""
+    """Replies half-way: the cache of their rows, the mask of its columns, and their tokens where those are needed."""
 
     cache: Any
     mask: Any
+    ids: tuple[list[int], ...] = ()
 
 
 class Job(NamedTuple):
@@ -81,6 +85,9 @@ class CausalEngine:
     Attributes:
         lock: held during each forward pass.
         joint: whether prompt and reply share the context.
+        padded: whether a batch may hold prompts of several lengths; otherwise nothing is padded and nothing reused.
+        rows: of the token embedding: ids from there on mean nothing to the model.
+        switch: the longest pass with the short rotary factors, see :func:`~rerankit.models.causal_probe.rope_switch`.
     """
 
     joint = True
@@ -88,7 +95,7 @@ class CausalEngine:
     def __init__(self, model: Any, pad_id: int, limits: Limits) -> None:
         from rerankit.models.prefix_cache import reach
 
-        self.model, self.pad_id = model, pad_id
+        self.model = model
         self.device = str(model.device)
         cpu = self.device == "cpu"
         if limits.tokens is None and limits.rows is None:
@@ -102,6 +109,15 @@ class CausalEngine:
         parameters = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in parameters
         self._takes_last = "logits_to_keep" in parameters
+        self._takes_cache = "past_key_values" in parameters
+        self._takes_switch = "use_cache" in parameters
+        self.rows = int(model.get_input_embeddings().weight.shape[0])
+        self.pad_id = pad_id if pad_id < self.rows else 0
+        self.switch = rope_switch(model.config.get_text_config(decoder=True))
+        self.padded = True
+        if self.joint and not batches_exactly(self):
+            logger.info("%s takes no padding; prompts of one length make a batch", type(model).__name__)
+            self.padded, self.reach = False, 0
 
     def run(
         self,
@@ -124,9 +140,16 @@ class CausalEngine:
         Raises:
             ModelError: not even one prompt fits into memory.
         """
-        self._check_open()
-        batches, store = self._plan(prompts, last, reserve or 0)
-        job = Job(prompts, store, work, last, columns, reserve is not None)
+        self.check_open()
+        for rows in self._alike(prompts, reserve or 0):
+            part = [prompts[i] for i in rows]
+            batches, store = self._plan(part, last, reserve or 0)
+            for output in self._batches(batches, Job(part, store, work, last, columns, reserve is not None)):
+                yield output._replace(rows=tuple(rows[i] for i in output.rows))
+
+    def _batches(self, batches: list[Batch], job: Job) -> Iterator[Output]:
+        """One forward pass per batch, or several where memory does not suffice."""
+        prompts, work = job.prompts, job.work
         waiting = batches[::-1]
         while waiting and not work.expired:
             batch = waiting.pop()
@@ -140,6 +163,16 @@ class CausalEngine:
                     ) from error
                 logger.warning("Out of memory with %d prompts in a batch; halving it", len(batch.rows))
                 waiting.extend(reversed(batch.halves()))
+
+    def _alike(self, prompts: Sequence[Any], reserve: int) -> list[list[int]]:
+        """Prompts that may share a batch: all, but for models that read them differently by length."""
+        groups: dict[tuple[bool, int], list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            size = self.size(prompt)
+            long = self.switch is not None and size > self.switch
+            crosses = self.switch is not None and not long and size + reserve > self.switch
+            groups.setdefault((long, size if crosses or not self.padded else 0), []).append(i)
+        return list(groups.values())
 
     def _plan(self, prompts: Sequence[Any], last: int, reserve: int) -> tuple[list[Batch], PrefixStore]:
         """The batches in their order, and what is to hold the beginnings that they share."""
@@ -193,7 +226,11 @@ class CausalEngine:
         meter.padded_tokens += ids.numel()
         meter.input_tokens += sum(len(job.prompts[i]) for i in batch.rows) - sum(known)
         logits = self._picked(output.logits[:, -job.last :], job.columns)
-        return Output(batch.rows, logits, output.past_key_values if job.grow else None, mask)
+        if not job.grow:
+            return Output(batch.rows, logits, None, mask)
+        kept = getattr(output, "past_key_values", None)
+        starts_anew = kept is None or self.switch is not None
+        return Output(batch.rows, logits, kept, mask, tuple(job.prompts[i] for i in batch.rows) if starts_anew else ())
 
     def close(self) -> None:
         """Free the model."""
@@ -208,15 +245,19 @@ class CausalEngine:
 
     def begin(self, output: Output) -> Going:
         """The state from which replies go on."""
-        return Going(output.cache, output.mask)
+        return Going(output.cache, output.mask, output.ids)
 
     def next(self, state: Going, rows: Sequence[int], tokens: Sequence[int]) -> tuple[Any, Going]:
         """Logits ``[rows, 1, vocabulary]`` after one more token each, for the rows that go on."""
         import torch
 
         with self.lock, torch.inference_mode():
-            self._check_open()
-            cache, mask = state
+            self.check_open()
+            cache, mask, known = state
+            if known:
+                known = tuple([*known[row], token] for row, token in zip(rows, tokens, strict=True))
+                if cache is None or len(known[0]) - 1 == self.switch:
+                    return self._anew(known, cache is not None)
             if len(rows) < len(mask):
                 index = torch.tensor(list(rows), device=self.device)
                 mask = mask[index]
@@ -224,7 +265,16 @@ class CausalEngine:
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
             ids = torch.tensor(tokens, device=self.device)[:, None]
             output = self.step(ids, mask, cache)
-            return output.logits, Going(output.past_key_values, mask)
+            return output.logits, Going(output.past_key_values, mask, known)
+
+    def _anew(self, known: tuple[list[int], ...], keep: bool) -> tuple[Any, Going]:
+        """Logits ``[rows, 1, vocabulary]`` after all tokens so far, computed from the first on.
+
+        For models that keep no cache of ours, and where the rotary factors change on the way (as transformers does).
+        """
+        ids, mask = self._pad(known, [0] * len(known))
+        output = self.step(ids, mask, None, use_cache=keep)
+        return output.logits[:, -1:], Going(output.past_key_values if keep else None, mask, known)
 
     def entries(self, reader: PromptReader, prompts: Sequence[Prompt]) -> list[Any]:
         """The prompts as this engine runs them: token ids."""
@@ -238,20 +288,31 @@ class CausalEngine:
         """A prompt with more of the reply."""
         return entry + ids
 
-    def _check_open(self) -> None:
+    def highest(self, entry: Any) -> int:
+        """The largest token id of a prompt that is not empty."""
+        return int(max(entry))
+
+    def check_open(self) -> None:
+        """See that the model is still there.
+
+        Raises:
+            ModelError: it has been closed.
+        """
         if self.model is None:
-            raise ModelError("The model has been closed")
+            raise ModelError("The model has been closed; load it again")
 
     def step(self, ids: Any, mask: Any, cache: Any, last: int = 1, use_cache: bool = True) -> Any:
         """One call of the model for the newest columns of ``mask``; the caller holds the lock."""
         extra: dict[str, Any] = {}
-        if self._takes_positions:
+        if self._takes_cache:
+            extra |= {"past_key_values": cache, "use_cache": use_cache or cache is not None}
+        elif self._takes_switch:
+            extra["use_cache"] = False
+        if self._takes_positions and self.padded:
             extra["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         if self._takes_last:
             extra["logits_to_keep"] = last
-        return self.model(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=use_cache or cache is not None, **extra
-        )
+        return self.model(input_ids=ids, attention_mask=mask, **extra)
 
     def _pad(self, rows: Sequence[list[int]], known: Sequence[int]) -> tuple[Any, Any]:
         """Token ids ``[rows, new]`` and mask ``[rows, past + new]``, both padded on the left."""
@@ -291,7 +352,7 @@ class CausalEngine:
     @contextlib.contextmanager
     def _headed(self, columns: tuple[int, ...]) -> Iterator[None]:
         """The model with an output layer of those columns; what it does to logits after that layer stays as it is."""
-        self._check_open()
+        self.check_open()
         if not columns:
             yield
             return

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rerankit.checks import check_choice, check_whole, is_number, is_whole
 from rerankit.errors import InputError
 from rerankit.models.language import Completion, GenerateOptions
 from rerankit.models.work import Work
@@ -39,26 +41,44 @@ class Generation:
         """The options, completed by the model's ``own`` generation config.
 
         Raises:
-            InputError: one is out of range.
+            InputError: one is unknown or out of range.
         """
+        for name in options:
+            check_choice("An option of generate_many", name, GenerateOptions.__annotations__)
         max_tokens, temperature = options.get("max_tokens", _MAX_TOKENS), options.get("temperature", 0.0)
         if temperature is None:
             temperature = (own.temperature or 1.0) if own.do_sample else 0.0
-        top_p = options.get("top_p") or own.top_p or 1.0
-        if max_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
-            raise InputError(
-                "max_tokens must be at least 1, temperature not negative, top_p within (0, 1]; got "
-                f"{max_tokens}, {temperature}, {top_p}"
-            )
-        limit = options.get("deadline_s")
+        stated = options.get("top_p")
+        top_p = (own.top_p or 1.0) if stated is None else stated
+        limit, stop, seed = options.get("deadline_s"), options.get("stop") or (), options.get("seed")
+        check_whole(1, max_tokens=max_tokens)
+        _check_number("temperature", temperature, is_number(temperature) and 0 <= temperature < math.inf)
+        _check_number("top_p", top_p, is_number(top_p) and 0 < top_p <= 1)
+        _check_number("deadline_s", limit, limit is None or (is_number(limit) and limit >= 0))
+        if isinstance(stop, str) or not isinstance(stop, Sequence) or not all(isinstance(text, str) for text in stop):
+            raise InputError(f"stop takes a list of texts, such as ['\\n']; got {stop!r:.80}")
+        if seed is not None and not is_whole(seed):
+            raise InputError(f"seed must be a whole number or None, got {seed!r:.80}")
         return cls(
             max_tokens,
             temperature,
             top_p,
-            tuple(text for text in options.get("stop") or () if text),
-            options.get("seed"),
+            tuple(text for text in stop if text),
+            seed,
             None if limit is None else time.monotonic() + limit,
         )
+
+
+_RANGES = {
+    "temperature": "a number of at least 0",
+    "top_p": "a number above 0 and at most 1",
+    "deadline_s": "a number of seconds of at least 0, or None",
+}
+
+
+def _check_number(name: str, value: object, fits: bool) -> None:
+    if not fits:
+        raise InputError(f"{name} must be {_RANGES[name]}, got {value!r:.80}")
 
 
 @dataclass(slots=True)
@@ -87,6 +107,7 @@ def replies(lm: LocalModel, entries: Sequence[Any], how: Generation, work: Work)
         logits, state = output.logits, lm.engine.begin(output)
         while True:
             over = work.expired or (how.deadline is not None and time.monotonic() >= how.deadline)
+            lm.check_finite(logits[:, -1].amax(-1).float().cpu().numpy())  # what is no number is the largest
             chosen = _choose(logits[:, -1], live, how)
             going = []
             for place, (reply, token) in enumerate(zip(live, chosen, strict=True)):

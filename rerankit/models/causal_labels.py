@@ -25,11 +25,13 @@ def first_tokens(
         variants: also count the label after a space.
 
     Raises:
-        InputError: there is no label, or an empty one.
+        InputError: there is no label, an empty one, or one twice.
         ModelError: two labels begin with the same token.
     """
     if not labels or not all(label.strip() for label in labels):
         raise InputError("Labels must be given and not be empty")
+    if len({label.strip() for label in labels}) < len(labels):
+        raise InputError(f"A label is there twice, blanks aside: {list(labels)!r:.80}")
     forms = [[first(form + label) for label in labels] for form in _FORMS[: 2 if variants else 1]]
     usable: list[list[int]] = [[] for _ in labels]
     for form in forms:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,11 @@ from rerankit.models.backends import Choice
 from rerankit.models.checkpoint import Checkpoint, find_checkpoint
 
 __all__ = ["Loaded", "is_encoder_decoder", "load_language_model"]
+
+logger = logging.getLogger(__name__)
+
+_SPEAKS = re.compile("CausalLM|LMHead|ConditionalGeneration|DoubleHeads")
+"""In the names of classes that predict tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +92,8 @@ def load_language_model(
         InputError: there is no such device or precision.
         MissingExtraError: torch or transformers is not installed.
     """
+    if not isinstance(model, str | Path) or not str(model).strip():
+        raise ModelError(f"A model is a local folder or a hub name such as org/name; got {model!r:.80}")
     checkpoint = find_checkpoint(model, revision)
     _check_kind(checkpoint, encoder_decoder)
     checkpoint.check_weights()
@@ -136,6 +145,16 @@ def _check_kind(checkpoint: Checkpoint, encoder_decoder: bool) -> None:
             f"{checkpoint.name!r} is a masked language model ({kind}), which sees what comes after; use a causal one, "
             "or a cross-encoder of this kind"
         )
+    known = {
+        *names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),
+        *names.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values(),
+    }
+    stated = [str(name) for name in checkpoint.config.get("architectures") or ()]
+    if stated and not any(name in known or _SPEAKS.search(name) for name in stated):
+        raise ModelError(
+            f"{checkpoint.name!r} was saved as {', '.join(stated)[:80]}, which predicts no next token; use a "
+            "checkpoint of a ...ForCausalLM class, or load it as an embedder or cross-encoder"
+        )
 
 
 def _check_whole(checkpoint: Checkpoint, report: dict[str, Any]) -> None:
@@ -145,3 +164,9 @@ def _check_whole(checkpoint: Checkpoint, report: dict[str, Any]) -> None:
             f"{checkpoint.weights[0]} lacks the weights {missing[:4]}. This looks like an embedding model or a "
             "classifier; use a checkpoint with a language-model head, or load it as an embedder or cross-encoder."
         )
+    if unread := sorted(report["unexpected_keys"]):
+        logger.warning(
+            "%s holds %d weights that its configuration has no place for, such as %s: is config.json the one that "
+            "belongs to them?",
+            checkpoint.weights[0], len(unread), ", ".join(unread[:3]),
+        )  # fmt: skip

@@ -28,6 +28,9 @@ _VOCABULARY = re.compile(r"[\w\s\u2581]*")
 
 _PLACE = re.compile(f"{_OPEN}d(\\d+){_CLOSE}")
 _START = f"{_OPEN}s{_CLOSE}"
+_MARKS = (":", ".", "x", "1")
+"""Stand for the text before a piece of a prompt, where a tokenizer would put a blank before the piece itself."""
+
 _DATE = "26 Jul 2024"
 """What the Llama templates fall back to; with today's date scores would change from day to day."""
 
@@ -53,6 +56,7 @@ class PromptReader:
         description = json.loads(tokenizer.backend_tokenizer.to_str())
         tokens = [token for token in description["added_tokens"] if token["content"]]
         self.controls = {token["content"]: token["id"] for token in tokens if _is_control(token)}
+        self._adds_blank = _adds_blank(description)
         self._plain = _without_controls(description, self.controls)
         self._ids = {self._plain.token_to_id(_spelling(number)): number for number in self.controls.values()}
         longest_first = sorted(self.controls, key=len, reverse=True)
@@ -78,13 +82,17 @@ class PromptReader:
 
         Args:
             parts: the piece.
-            starts: it begins the prompt; otherwise it follows something, as in :meth:`continuation`.
+            starts: it begins the prompt; otherwise it follows a text, and no tokenizer adds a blank before it.
         """
-        before = "" if starts else _START
-        encoding = self._plain.encode(before + self._marked(parts), add_special_tokens=False)
-        skip = 0 if starts else 1
+        text = self._marked(parts)
+        fronts = ("",) if starts else (*(_START + mark for mark in _MARKS if self._adds_blank), _START)
+        for front in fronts:
+            encoding = self._plain.encode(front + text, add_special_tokens=False)
+            skip = sum(end <= len(front) for _, end in encoding.offsets) if front else 0
+            if all(start >= len(front) for start, _ in encoding.offsets[skip:]):
+                break
         ids = tuple(self._ids.get(token, token) for token in encoding.ids[skip:])
-        return ids, [(start - len(before), end - len(before)) for start, end in encoding.offsets[skip:]]
+        return ids, [(start - len(front), end - len(front)) for start, end in encoding.offsets[skip:]]
 
     def first_token(self, text: str) -> int | None:
         """The token that begins ``text`` when it follows a prompt, tokens of blanks aside."""
@@ -162,7 +170,15 @@ class PromptReader:
             text = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, date_string=_DATE, **switches
             )
-        except (TemplateError, ValueError, TypeError, KeyError) as error:
+        except (
+            TemplateError,
+            ValueError,
+            TypeError,
+            LookupError,
+            ArithmeticError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             roles = ", ".join(message["role"] for message in messages)
             raise ModelError(f"The chat template of {self.name!r} refuses turns of {roles}: {error}") from error
         return str(text)
@@ -206,6 +222,20 @@ def _without_controls(description: dict[str, Any], controls: dict[str, int]) -> 
     plain = tokenizers.Tokenizer.from_str(json.dumps(description))
     plain.add_special_tokens([tokenizers.AddedToken(_START, normalized=False)])
     return plain
+
+
+def _adds_blank(description: dict[str, Any]) -> bool:
+    """Whether the tokenizer puts a blank before whatever follows a control token, as SentencePiece's do."""
+    steps = [description.get("normalizer"), description.get("pre_tokenizer")]
+    while steps:
+        step = steps.pop()
+        if not step:
+            continue
+        adds = step.get("prepend_scheme", "never") != "never" or step.get("add_prefix_space")
+        if step["type"] == "Prepend" or adds:
+            return True
+        steps += [*step.get("normalizers", ()), *step.get("pretokenizers", ())]
+    return False
 
 
 def _rename(model: dict[str, Any], controls: dict[str, int]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
+from rerankit.checks import check_whole
 from rerankit.errors import BackendError, InputError, SpecError
 from rerankit.models import chat_messages as wire
 from rerankit.models import loop, token_estimate
@@ -87,8 +88,7 @@ class ChatLM:
     ) -> None:
         if not model.strip():
             raise InputError("ChatLM needs the name of a model")
-        if concurrency < 1 or label_reply_tokens < 1:
-            raise InputError("concurrency and label_reply_tokens must be at least 1")
+        check_whole(1, concurrency=concurrency, label_reply_tokens=label_reply_tokens)
         self.model = model.strip()
         self._endpoint = Endpoint(
             base_url,
@@ -375,7 +375,10 @@ def _cache(choice: bool | str | Path | ReplyCache) -> ReplyCache | None:
 
 
 def _checked_price(price: Sequence[float]) -> tuple[float, float]:
-    values = [float(value) for value in price]
+    try:
+        values = [float(value) for value in price]
+    except (TypeError, ValueError):
+        values = []
     if len(values) != 2 or not all(math.isfinite(value) and value >= 0 for value in values):
         raise InputError("price is two numbers: of a million input tokens and of a million output tokens")
     return values[0], values[1]

@@ -14,13 +14,12 @@ import numpy as np
 
 from rerankit.models.chat_messages import Position, Reply
 from rerankit.models.language import UNSAID, LabelScores
+from rerankit.models.written_answer import refuses, undressed, without_reasoning, written_answer
 
 __all__ = ["label_position", "named_label", "read_labels"]
 
 _MARKUP = "\u0120\u2581*_`\"'()[]{}<>.,:;!#-\u2018\u2019\u201c\u201d\u00ab\u00bb"
 """What may surround a label: the space marks of tokenizers that leak, markdown, quotes, brackets, punctuation."""
-
-_LONG = 2000  # characters of a reply that are searched: choices stand at its beginning or its end
 
 _LEAST_REST = 1e-6
 """Servers round: what is left of the probability mass is not known more finely than this."""
@@ -29,7 +28,7 @@ _LEAST_REST = 1e-6
 def read_labels(reply: Reply, labels: Sequence[str]) -> LabelScores:
     """The labels' shares of the first position that names one; what the text says where there are no such shares."""
     found = label_position(reply.positions, labels)
-    if found is not None:
+    if found is not None and not refuses(_text_before(reply.positions, found)):
         return LabelScores(_logprobs(reply.positions[found].top, labels))
     return LabelScores.from_reply(named_label(reply.text, labels), len(labels), reply.text)
 
@@ -60,31 +59,17 @@ def label_position(positions: Sequence[Position], labels: Sequence[str]) -> int 
 
 
 def named_label(reply: str, labels: Sequence[str]) -> int | None:
-    """The position of the label that a written reply chooses; None if it names none, or several without choosing.
+    """The position of the label that a written reply is, in whatever dress; None if it is something else.
 
-    A reply chooses by being a label, by opening with one as a sentence of its own ("B. The other ..."), by "the answer
-    is ...", or by naming one label only. Reasoning is passed over, and so is a reply cut off inside it.
+    See :mod:`rerankit.models.written_answer`. A refusal names none, and neither does reasoning.
     """
-    text = _without_reasoning(reply).strip()
-    if len(text) > _LONG:
-        text = f"{text[: _LONG // 2]}\n{text[-_LONG // 2 :]}"
-    text = unicodedata.normalize("NFKC", text)
-    exact = _match(_bare(text), labels)
+    exact = _match(_bare(without_reasoning(reply)), labels)
+    if exact is None:
+        exact = _match(_bare(undressed(reply)), labels)
     if exact is not None:
         return exact
-    label = _pattern(labels)
-    chosen = [
-        *re.findall(rf"\A{_LEAD}{label}[*\"'\])]*(?:[.:;!)]|\s*\n|\s*\Z)", text),
-        *re.findall(rf"(?i:answer|choice|verdict)(?i:\s+is)?\W*{_LEAD}{label}", text)[-1:],
-    ]
-    mentioned = list(dict.fromkeys(re.findall(label, text)))
-    if not chosen and (len(mentioned) != 1 or re.search(rf"(?i:\bnot|n't|neither)\s+{_LEAD}{label}", text)):
-        return None
-    return _match((chosen or mentioned)[0], labels)
-
-
-_LEAD = r"[*_`\"'(\[\s]*(?:(?i:the|passage|document|option|answer|is)[\s*:\"'(\[]+)*"
-"""Words that may stand before a label without changing what it says."""
+    said = written_answer(reply, _pattern(labels))
+    return None if said is None else _match(said, labels)
 
 
 _AFTER_A = "is|was|has|does|because|since|as|and|or|nor|over|than|more|seems|contains|provides|answers|would"
@@ -132,17 +117,16 @@ def _bare(text: str) -> str:
     return unicodedata.normalize("NFKC", text).strip(_MARKUP + " \t\r\n")
 
 
+def _text_before(positions: Sequence[Position], end: int) -> str:
+    return without_reasoning(re.sub("[\u0120\u2581]", " ", "".join(token for token, _ in positions[:end])))
+
+
 def _pattern(labels: Sequence[str]) -> str:
-    """A group that matches any label as a word of its own, longer ones first.
+    """A pattern that matches any label as a word of its own, longer ones first.
 
     Single letters keep their case, and "A" before an ordinary word is an article.
     """
     ordered = sorted({_bare(label) or label for label in labels}, key=len, reverse=True)
     spelt = [re.escape(label) if len(label) == 1 else f"(?i:{re.escape(label)})" for label in ordered]
     article = rf"(?!(?<=\bA) (?!(?:{_AFTER_A})\b)[a-z])"
-    return rf"(?<![\w/])(?<!\d\.)({'|'.join(spelt)})(?!\w|\.\d){article}"
-
-
-def _without_reasoning(reply: str) -> str:
-    after = reply.rpartition("</think>")[2]
-    return after.partition("<think>")[0] if "<think>" in after else after
+    return rf"(?<![\w/])(?<!\d\.)(?:{'|'.join(spelt)})(?!\w|\.\d){article}"

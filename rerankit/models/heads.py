@@ -10,11 +10,12 @@ import functools
 import importlib.resources
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rerankit.checks import is_whole, nearest
 from rerankit.errors import InputError, ModelError
 from rerankit.models.attention_layers import Head, Shape
 
@@ -108,6 +109,8 @@ def choose_heads(asked: str | Path | Sequence[str | Head], *, model: str, shape:
 def _chosen(asked: str | Path | Sequence[str | Head], model: str, shape: Shape, weights: str) -> Heads:
     if isinstance(asked, Path) or (isinstance(asked, str) and asked.endswith(".json")):
         return read_heads(Path(asked), weights)
+    if not isinstance(asked, str | Iterable):
+        raise InputError(f"heads takes a name, a file, or heads such as '13-18/14-20'; got {asked!r:.80}")
     if not isinstance(asked, str):
         return Heads("given", tuple(parse_head(head) for head in asked))
     if asked == "all":
@@ -127,10 +130,11 @@ def _by_name(name: str, model: str, shape: Shape) -> Heads:
     for item in fitting:
         if item.name == name:
             return Heads(item.name, item.heads, item.source)
-    there = ", ".join(item.name for item in fitting) or "none"
+    names = ["all", "middle", "auto", *(item.name for item in fitting)]
+    there = ", ".join(names[3:]) or "none"
     raise InputError(
-        f"No heads {name!r} for {model}: write all, middle, auto, a published list (for this model: {there}), a .json "
-        "file made by 'rerankit train heads', or heads such as 13-18/14-20"
+        f"No heads {name!r:.80} for {model}{nearest(name, names)} Write all, middle, auto, a published list (for this "
+        f"model: {there}), a .json file made by 'rerankit train heads', or heads such as 13-18/14-20"
     )
 
 
@@ -151,9 +155,11 @@ def parse_head(text: str | Head | Sequence[int]) -> Head:
     if isinstance(text, str):
         if match := re.fullmatch(r"(\d+)-(\d+)", text.strip()):
             return int(match[1]), int(match[2])
-    elif len(text) == 2 and all(isinstance(number, int) and number >= 0 for number in text):
-        return int(text[0]), int(text[1])
-    raise InputError(f"A head is 'layer-head', both from 0, such as 13-18; got {text!r}")
+    elif isinstance(text, Sequence) and len(text) == 2 and all(is_whole(number) for number in text):
+        layer, head = map(int, text)
+        if layer >= 0 and head >= 0:
+            return layer, head
+    raise InputError(f"A head is 'layer-head' or (layer, head), both from 0, such as 13-18; got {text!r:.80}")
 
 
 def read_heads(path: Path, weights: str) -> Heads:

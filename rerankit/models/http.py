@@ -12,6 +12,7 @@ import functools
 import ipaddress
 import json
 import logging
+import math
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -27,6 +28,9 @@ from rerankit.models.sse import EventDecoder
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+LEAST_SECRET = 8
+"""Characters of a key that is looked for in replies."""
 
 
 @dataclass(slots=True)
@@ -127,7 +131,7 @@ class Endpoint:
 
         body = await self._within(call, self._retrying(call, attempt))
         try:
-            return read(_parsed(body))
+            return read(_parsed(self._unspoken(body)))
         except ValueError as error:
             raise call.failed(self._clean(str(error))) from error
 
@@ -244,7 +248,7 @@ class Endpoint:
 
     def _event(self, call: _Call, data: str) -> dict[str, Any]:
         try:
-            event = _json_object(data)
+            event = _json_object(self._unspoken(data.encode()))
         except ValueError as error:
             raise call.failed(f"The stream cannot be read: {error}") from error
         if event.get("error"):
@@ -270,6 +274,16 @@ class Endpoint:
         except TimeoutError as error:
             raise call.failed("The deadline passed before the answer came", retryable=True) from error
 
+    def _unspoken(self, body: bytes) -> bytes:
+        """A reply without the secrets that its server repeats, so that none gets into a ranking, a trace or a cache.
+
+        Short ones, such as "none", are no secrets, and would be found by chance.
+        """
+        for secret in self._secrets:
+            if len(secret) >= LEAST_SECRET:
+                body = body.replace(secret.encode(), b"***")
+        return body
+
     def _clean(self, text: str) -> str:
         """One printable line without secrets, of bounded length."""
         for secret in self._secrets:
@@ -284,8 +298,8 @@ def _certificates() -> ssl.SSLContext:
 
 
 def _require_positive(*values: float) -> None:
-    if any(not value > 0 for value in values):
-        raise InputError("Timeouts, deadlines, max_concurrency and max_response_bytes must be greater than 0")
+    if any(not 0 < value < math.inf for value in values):
+        raise InputError("Timeouts, deadlines, max_concurrency and max_response_bytes must be finite and above 0")
 
 
 def _checked_url(base_url: str) -> httpx.URL:
@@ -297,6 +311,8 @@ def _checked_url(base_url: str) -> httpx.URL:
         raise InputError(
             "The base URL must start with http:// or https:// and name a host, like http://localhost:11434/v1"
         )
+    if url.port is not None and not 0 < url.port < 2**16:
+        raise InputError(f"The base URL names the port {url.port}; ports go from 1 to 65535")
     if url.query or url.fragment:
         raise InputError("The base URL must have no '?' or '#' part; pass keys as api_key= or headers=")
     return url

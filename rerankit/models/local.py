@@ -92,6 +92,7 @@ class LocalModel:
         """
         import torch
 
+        self.engine.check_open()
         tokens = self._tokens_of(tuple(labels), True)
 
         def read(logits: Any) -> Any:
@@ -117,6 +118,7 @@ class LocalModel:
             ModelError: as for :meth:`label_logprobs`.
             InputError: as for :meth:`label_logprobs`.
         """
+        self.engine.check_open()
         tokens = self._tokens_of(tuple(labels), variants)
         flat = [token for ids in tokens for token in ids]
         places = [[flat.index(token) for token in ids] for ids in tokens]
@@ -131,12 +133,15 @@ class LocalModel:
             InputError: not one continuation per prompt, or an empty one.
             ModelError: the model's numbers are not finite.
         """
+        self.engine.check_open()
         if len(prompts) != len(continuations):
             raise InputError(f"{len(prompts)} prompts need as many continuations, not {len(continuations)}")
         work = work or Work()
         known = {text: self.reader.continuation([Data(text)]) for text in dict.fromkeys(continuations)}
         if empty := [i for i, text in enumerate(continuations) if not known[text]]:
             raise InputError(f"Continuation {empty[0]} is empty")
+        if (highest := max((max(ids) for ids in known.values()), default=0)) >= self.engine.rows:
+            raise ModelError(str(self._unknown(highest)))
         targets = [known[text] for text in continuations]
         results: list[Likelihood | BackendError | None] = [None] * len(prompts)
         entries, asked = self._readable(prompts, results, max(map(len, targets), default=0))
@@ -156,8 +161,10 @@ class LocalModel:
         ``seed`` the reply of a prompt depends on its position, not on the batch.
 
         Raises:
-            InputError: an option is out of range.
+            InputError: an option is unknown or out of range.
+            ModelError: the model's numbers are not finite.
         """
+        self.engine.check_open()
         work = work or Work()
         generation = Generation.of(options, self.model.generation_config)
         results: list[Completion | BackendError | None] = [None] * len(prompts)
@@ -204,7 +211,7 @@ class LocalModel:
         for output in self.engine.run(entries, work, columns=columns):
             work.meter.llm_calls += len(output.rows)
             for row, numbers in zip(output.rows, read(output.logits).double().cpu().numpy(), strict=True):
-                self._check_finite(numbers)
+                self.check_finite(numbers)
                 results[asked[row]] = result(numbers)
         return results
 
@@ -216,7 +223,9 @@ class LocalModel:
         limit = None if self.context is None else self.context - reserve * self.engine.joint
         for i, entry in enumerate(self.engine.entries(self.reader, prompts)):
             size = self.engine.size(entry)
-            if size and (limit is None or size <= limit):
+            if size and (highest := self.engine.highest(entry)) >= self.engine.rows:
+                results[i] = self._unknown(highest)
+            elif size and (limit is None or size <= limit):
                 entries.append(entry)
                 asked.append(i)
             else:
@@ -232,8 +241,18 @@ class LocalModel:
             endpoint=self.model_id,
         )
 
+    def _unknown(self, token: int) -> BackendError:
+        return BackendError(
+            f"The token {self.tokenizer.convert_ids_to_tokens(token)!r:.40} has the id {token}, and the model's "
+            f"embedding has {self.engine.rows} rows; leave it out, or use the tokenizer that belongs to the model",
+            endpoint=self.model_id,
+        )
+
     def _label_tokens(self, labels: tuple[str, ...], variants: bool) -> list[list[int]]:
-        return first_tokens(labels, self.reader.first_token, self.loaded.checkpoint.name, variants=variants)
+        tokens = first_tokens(labels, self.reader.first_token, self.loaded.checkpoint.name, variants=variants)
+        if (highest := max(token for ids in tokens for token in ids)) >= self.engine.rows:
+            raise ModelError(str(self._unknown(highest)))
+        return tokens
 
     def _likelihood(self, logits: Any, target: Sequence[int]) -> Likelihood:
         """Of the target's tokens, from logits ``[last, vocabulary]`` whose last row comes after the target."""
@@ -242,10 +261,15 @@ class LocalModel:
         ids = torch.tensor(target, device=logits.device)
         logprobs = torch.log_softmax(logits[-1 - len(target) : -1].float(), dim=-1)
         total = float(logprobs.gather(1, ids[:, None]).double().sum())
-        self._check_finite(np.array(total))
+        self.check_finite(np.array(total))
         return Likelihood(total, len(target))
 
-    def _check_finite(self, numbers: NDArray[np.float64]) -> None:
+    def check_finite(self, numbers: NDArray[Any]) -> None:
+        """See that the model gave numbers.
+
+        Raises:
+            ModelError: some are not finite.
+        """
         if not np.isfinite(numbers).all():
             hint = "the weights are damaged" if self.loaded.dtype == "float32" else 'load it with dtype="float32"'
             raise ModelError(f"{self.model_id} gave numbers that are not finite; {hint}")

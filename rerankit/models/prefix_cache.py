@@ -29,12 +29,14 @@ def reach(model: Any) -> int | None:
     """
     config = model.config.get_text_config(decoder=True)
     layers: list[Any] = DynamicCache(config=config).layers
-    placed = "position_ids" in inspect.signature(model.forward).parameters
+    placed = {"position_ids", "past_key_values"} <= inspect.signature(model.forward).parameters.keys()
     if not placed or getattr(model, "_is_stateful", False) or len(layers) != config.num_hidden_layers:
         return 0
     if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
         return 0
     windows = [layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
+    if getattr(config, "window_size", None):  # GPT-Neo counts its window in columns, gaps between rows included
+        windows.append(int(config.window_size))
     return min(windows, default=None)
 
 

@@ -105,6 +105,8 @@ def as_chat(prompt: str | Sequence[Mapping[str, str]] | ChatPrompt) -> ChatPromp
     """
     if isinstance(prompt, ChatPrompt):
         return prompt
+    if not isinstance(prompt, Sequence):
+        raise InputError(f"A prompt is a text, messages, a ChatPrompt or a RawPrompt; got {prompt!r:.80}")
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     if not messages:
         raise InputError("A prompt needs at least one message")
@@ -112,6 +114,8 @@ def as_chat(prompt: str | Sequence[Mapping[str, str]] | ChatPrompt) -> ChatPromp
 
 
 def _message(message: Mapping[str, str]) -> Message:
+    if not isinstance(message, Mapping):
+        raise InputError(f"A message has the strings 'role' and 'content'; got {message!r:.80}")
     role, content = message.get("role"), message.get("content")
     for known in _ROLES:
         if role == known and isinstance(content, str):

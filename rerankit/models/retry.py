@@ -12,6 +12,7 @@ import random
 import time
 from dataclasses import dataclass
 
+from rerankit.checks import check_whole
 from rerankit.errors import InputError
 
 RETRIED_STATUS = frozenset({408, 409, 425, 429})
@@ -40,7 +41,8 @@ class RetryPolicy:
     max_retry_after_s: float = 60.0
 
     def __post_init__(self) -> None:
-        for name in ("max_retries", "base_s", "max_backoff_s", "max_retry_after_s"):
+        check_whole(0, max_retries=self.max_retries)
+        for name in ("base_s", "max_backoff_s", "max_retry_after_s"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} must be at least 0, got {getattr(self, name)!r}")
 

@@ -100,6 +100,10 @@ class _Engine(CausalEngine):
         """Tokens that the encoder reads."""
         return len(entry.prompt)
 
+    def highest(self, entry: Any) -> int:
+        """The largest token id of prompt and reply."""
+        return int(max(*entry.prompt, *entry.reply))
+
     def extend(self, entry: Any, ids: list[int]) -> Any:
         """A prompt with more of the reply."""
         return _Entry(entry.prompt, entry.reply + ids)
@@ -109,7 +113,7 @@ class _Engine(CausalEngine):
         import torch
 
         with self.lock, torch.inference_mode():
-            self._check_open()
+            self.check_open()
             states, mask, cache = state.cache
             if len(rows) < len(mask):
                 index = torch.tensor(list(rows), device=self.device)

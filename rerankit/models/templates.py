@@ -7,7 +7,6 @@ The entries live in ``templates_pairwise.py``, ``templates_listwise.py``, ``temp
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 import hashlib
 import importlib
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from rerankit.checks import check_choice, nearest
 from rerankit.errors import SpecError
 from rerankit.models.prompt import ChatPrompt, Message, Part, RawPrompt, fill
 
@@ -123,16 +123,18 @@ def choose_template(kind: str, model: str, asked: str | Template | None = None, 
         among: only those whose ``read`` is this, where it is given.
 
     Raises:
-        SpecError: no template has that name.
+        SpecError: no template has that name, or none is read that way.
     """
     if isinstance(asked, Template):
         return asked
-    known = {name: t for name, t in templates(kind).items() if not among or t.read == among}
+    entries = templates(kind)
+    known = {name: t for name, t in entries.items() if not among or t.read == among}
+    if not known:
+        check_choice("method", among, dict.fromkeys(t.read for t in entries.values()), SpecError)
     if asked is not None:
-        if asked not in known:
-            near = difflib.get_close_matches(asked, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
-            raise SpecError(f"No {kind} template {asked!r}{hint} Known: {', '.join(known)}")
+        if not isinstance(asked, str) or asked not in known:
+            hint = nearest(str(asked), known)
+            raise SpecError(f"No {kind} template {asked!r:.80}{hint} Known: {', '.join(known)}")
         return known[asked]
     name = model.rpartition("#")[2]
     fitting = (t for t in known.values() if any(fnmatch.fnmatch(name.lower(), p.lower()) for p in t.models))

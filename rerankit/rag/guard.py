@@ -91,7 +91,7 @@ def _filter_errors(options: Mapping[str, Any]) -> Iterator[None]:
     except (ValueError, TypeError, InvalidArgumentError) as error:
         if not filters:
             raise
-        raise InputError(f"Chroma does not accept the filter {filters!r:.200}: {str(error):.200}") from error
+        raise InputError(f"Chroma does not accept the filter {filters!r:.200}: {error!s:.200}") from error
 
 
 @contextmanager

@@ -80,16 +80,16 @@ def page_rank(matrix: Floats) -> Floats:
     """How often a walk from losers to winners is at a passage; adds up to 1 (PRP-Graph, ACL 2024). Float64 ``[n]``.
 
     A step from a passage goes to one that it did not beat, in proportion to the other's share of the contest; with
-    probability 0.15, or where nothing beat it, the walk starts again, preferring passages that were early in the input.
-    That preference is kept below what a verdict counts: it decides between equals, and never against the judge.
+    probability 0.15, or where nothing beat it, the walk starts again anywhere. The paper starts it rather at passages
+    that were early in the input; here the input decides between equals only, and never against the judge.
     """
     size = len(matrix)
-    prior = 1.0 - np.arange(size) / (2.0 * size**2)
-    prior /= prior.sum()
     steps = np.where(np.isfinite(matrix) & (matrix >= 0.5), matrix, 0.0)  # from column to row
     leaving = steps.sum(axis=0)
-    steps = np.where(leaving > 0.0, steps / np.where(leaving > 0.0, leaving, 1.0), prior[:, None])
-    return np.asarray(np.linalg.solve(np.eye(size) - DAMPING * steps, (1.0 - DAMPING) * prior), np.float64)
+    steps = np.where(leaving > 0.0, steps / np.where(leaving > 0.0, leaving, 1.0), 1.0 / size)
+    return np.asarray(
+        np.linalg.solve(np.eye(size) - DAMPING * steps, np.full(size, (1.0 - DAMPING) / size)), np.float64
+    )
 
 
 def path(matrix: Floats) -> Floats:

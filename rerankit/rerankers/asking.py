@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
-from rerankit.errors import BackendError, InputError
+from rerankit.checks import check_whole, is_number
+from rerankit.errors import InputError
 from rerankit.models.language import LanguageModel, language_model
 from rerankit.models.prompt import Data
 from rerankit.rerankers.base import Reranker, RerankerOptions
@@ -72,40 +73,45 @@ class AsksLanguageModel(Reranker):
         **options: Any,
     ) -> None:
         super().__init__(**options)  # those of the base beside this mixin
-        for name, value in {
-            "max_calls": max_calls, "passage_tokens": passage_tokens, "query_tokens": query_tokens
-        }.items():  # fmt: skip
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1, or None for no limit; got {value}")
+        check_whole(
+            1, or_none=True, max_calls=max_calls, passage_tokens=passage_tokens, query_tokens=query_tokens,
+            batch_tokens=batch_tokens, batch_size=batch_size, concurrency=concurrency,
+        )  # fmt: skip
+        check_whole(0, or_none=True, max_retries=max_retries)
+        if timeout_s is not None and not (is_number(timeout_s) and timeout_s > 0):
+            raise InputError(f"timeout_s must be a number of seconds above 0, got {timeout_s!r:.80}")
         self.max_calls, self._passage_tokens, self._query_tokens = max_calls, passage_tokens, query_tokens
         self.lm = language_model(
             model, device=device, dtype=dtype, revision=revision, batch_tokens=batch_tokens, batch_size=batch_size,
             api_key=api_key, concurrency=concurrency, timeout_s=timeout_s, max_retries=max_retries,
             reply_cache=reply_cache, price=price,
         )  # fmt: skip
+        self._owns_lm = self.lm is not model
 
     def _attempt(self, requests: Sequence[Request], call: Call) -> list[Scored]:
         call.once = self.max_calls is not None
         return super()._attempt(requests, call)
 
     def close(self) -> None:
-        """Free the model or drop its connections."""
+        """Free the model or drop its connections, unless it was given as an object: then it is its owner's."""
         super().close()
         close = getattr(self.lm, "close", None)
-        if close is not None:
+        if self._owns_lm and close is not None:
             close()
 
 
 Framing = Literal["quoted", "numbered"]
 
-_NUMBER = re.compile(r"\[\s*(\d+|[A-Za-z])\s*\]")
-_LABEL = re.compile(r"(?i)\b(passage|document|query)(\s+(?:[a-z]|\d+))?\s*:")
+_ONE = r"[\"']?(?:\d+|[A-Za-z\uff21-\uff3a\uff41-\uff5a])[\"']?"
+_NUMBER = re.compile(rf"[\[\uff3b\u3010]\s*({_ONE}(?:\s*[,;\uff0c\u3001]\s*{_ONE})*)\s*[\]\uff3d\u3011]")
+_LABEL = re.compile(r"(?i)\b(passage|document|query)(\s+(?:[a-z\uff21-\uff3a\uff41-\uff5a]|\d+))?\s*[:\uff1a\ufe55]")
 
 
 def neutral(text: str, framing: Framing) -> Data:
     """Passage or query text that can neither be read as an identifier of the prompt nor close the frame around it.
 
-    ``[3]`` and ``[B]`` become ``(3)`` and ``(B)``; in a quoted frame ``Passage B:`` becomes ``Passage B -``, straight
+    ``[3]``, ``[B]`` and ``[2, 1]`` become ``(3)``, ``(B)`` and ``(2, 1)``, full-width ones too. In a quoted frame
+    ``Passage B:`` becomes ``Passage B -``, straight
     double quotes become typographic ones, and blank lines single ones. Nothing else changes, and evidence is never
     taken from this text.
     """
@@ -115,25 +121,22 @@ def neutral(text: str, framing: Framing) -> Data:
     return Data(re.sub(r"\n\s*\n+", "\n", text).strip())
 
 
+CHARACTERS_PER_TOKEN = 16
+"""No tokenizer makes ordinary text longer than this per token; bounds what is looked at of a text that will be cut."""
+
+
+MEASURED = 16_384
+"""Characters that are measured of any text, so that what is cut off an ordinary one is counted, not estimated."""
+
+
+def beginning(text: str, max_tokens: int | None) -> tuple[str, int]:
+    """As much of a text as ``max_tokens`` can hold, and an estimate of the tokens behind it, from its length alone."""
+    if max_tokens is None:
+        return text, 0
+    size = max(max_tokens * CHARACTERS_PER_TOKEN, MEASURED)
+    return text[:size], -(-max(0, len(text) - size) // 4)
+
+
 def shown(passage: Passage) -> str:
     """Title and text as a model reads them."""
     return f"{passage.title}\n{passage.text}" if passage.title else passage.text
-
-
-def failures(results: Iterable[Any]) -> list[BackendError]:
-    """The errors among a model's answers."""
-    return [result for result in results if isinstance(result, BackendError)]
-
-
-def check_any(results: Sequence[T | BackendError | None], call: Call, *, strict: bool = True) -> None:
-    """Say in ``call.notes`` how many prompts failed.
-
-    Raises:
-        BackendError: with ``strict``, if every prompt that was asked failed, so that there is nothing to rank by.
-    """
-    failed = failures(results)
-    asked = [result for result in results if result is not None]
-    if strict and failed and len(failed) == len(asked):
-        raise failed[0]
-    if failed:
-        call.notes.append(f"{len(failed)} of {len(asked)} prompts failed ({failed[0]})")

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self, TypedDict
 
 import numpy as np
 
+from rerankit.checks import check_choice
 from rerankit.errors import InputError, ModelError
 from rerankit.rerankers.call import Call, Request, Scored, split_usage
 from rerankit.rerankers.prepare import Prepared, prepare
@@ -85,8 +86,7 @@ class Reranker(ABC):
         on_error: OnError = "raise",
         calibrator: Calibrator | str | Path | None = None,
     ) -> None:
-        if on_error not in ("raise", "keep_order"):
-            raise InputError(f"on_error is 'raise' or 'keep_order', got {on_error!r}")
+        check_choice("on_error", on_error, ("raise", "keep_order"))
         self.top_k = _checked_top_k(top_k)
         self.on_error: OnError = on_error
         self._calibrator_source = calibrator

@@ -34,11 +34,13 @@ class Call(Work):
     Attributes:
         float32: set on the one retry after non-finite scores: use full precision.
         notes: what a family wants said of a ranking that is less than planned.
+        readings: what came of each prompt about one passage, by query, title and text, for the books of single lists.
         top_k: how many hits the caller will look at; None for all. A family may leave the order behind them open.
     """
 
     float32: bool = False
     notes: list[str] = field(default_factory=list)
+    readings: dict[tuple[str, str, str], Any] = field(default_factory=dict)
     top_k: int | None = None
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from rerankit.checks import check_choice, check_whole, is_number
 from rerankit.errors import InputError, SpecError
 from rerankit.models.attention_layers import model_shape
 from rerankit.models.heads import choose_heads
@@ -119,12 +120,17 @@ class InContext(Reranker):
     ) -> None:
         super().__init__(**options)
         calibrate = calibrate or "none"  # as a spec writes it
-        _check_choices(rows=rows, calibrate=calibrate, order=order, length_norm=length_norm)
+        for name, value in {"rows": rows, "calibrate": calibrate, "order": order, "length_norm": length_norm}.items():
+            check_choice(name, value, _CHOICES[name])
         limits = {"passage_tokens": passage_tokens, "query_tokens": query_tokens, "max_tokens": max_tokens}
-        _check_counts(shuffles=shuffles, **limits)
-        if (filter_sigma is not None and not filter_sigma >= 0) or kept_prefixes < 0:
-            raise InputError("filter_sigma is a number of at least 0 or None, kept_prefixes at least 0")
+        check_whole(1, or_none=True, **limits)
+        check_whole(1, shuffles=shuffles)
+        check_whole(0, seed=seed, kept_prefixes=kept_prefixes)
+        if filter_sigma is not None and not (is_number(filter_sigma) and filter_sigma >= 0):
+            raise InputError(f"filter_sigma must be a number of at least 0 or None, got {filter_sigma!r:.80}")
         self.lm = _local(model, device, dtype, revision)
+        self._owns_lm = self.lm is not model
+        self.lm.engine.check_open()
         checkpoint = self.lm.loaded.checkpoint
         shape = model_shape(self.lm.model)
         self.heads = choose_heads(heads, model=checkpoint.name, shape=shape, weights=checkpoint.digest)
@@ -149,6 +155,7 @@ class InContext(Reranker):
 
     def score_lists(self, requests: Sequence[Request], call: Call) -> Sequence[Scored]:
         """One prompt per list (and order), or a tournament of prompts."""
+        self.lm.engine.check_open()
         reader = self._exact if call.float32 else self._reader
         try:
             return [self._scored(request, reader, call) for request in requests]
@@ -156,12 +163,14 @@ class InContext(Reranker):
             reader.forget()
 
     def close(self) -> None:
-        """Stop the worker thread, free what was kept of lists, and the model."""
+        """Stop the worker thread, free what was kept of lists, and those models that were loaded here."""
         super().close()
         self._reader.forget(everything=True)
-        close = getattr(self.lm, "close", None)
-        if close is not None:
-            close()
+        exact = self.__dict__.pop("_exact", self._reader)
+        if exact is not self._reader:
+            exact.lm.close()
+        if self._owns_lm:
+            self.lm.close()
 
     def _scored(self, request: Request, reader: ListReader, call: Call) -> Scored:
         question, candidates, room = self._laid_out(request, reader.prompt)
@@ -180,6 +189,18 @@ class InContext(Reranker):
     def _laid_out(self, request: Request, prompt: InContextPrompt) -> tuple[Question, list[Candidate], int]:
         """Query and passages as tokens, cut to what they may take, and the room for passages in one prompt."""
         context = min((n for n in (self.lm.context, self.max_tokens) if n is not None), default=1 << 30)
+        laid_out = self._within(context, request, prompt)
+        switch = self._reader.attention.switch
+        if switch is None or switch >= context:
+            return laid_out
+        _, candidates, room = laid_out
+        apart = (
+            switch < len(prompt.shared(candidates).ids)
+            and sum(prompt.cost(one, len(candidates)) for one in candidates) <= room
+        )
+        return laid_out if apart else self._within(switch, request, prompt)  # all with the same rotary factors
+
+    def _within(self, context: int, request: Request, prompt: InContextPrompt) -> tuple[Question, list[Candidate], int]:
         question = prompt.question(request.query, min(self.query_tokens or context, max(1, context // SHARE)))
         room = prompt.room(context, max(question, self._reader.null, key=lambda one: len(one.ids)))
         texts = [shown(passage) for passage in request.passages]
@@ -297,15 +318,3 @@ def _local(model: str | Path | LocalLM, device: str | None, dtype: str | None, r
     if not isinstance(model, str | Path):
         raise SpecError(f"'in-context' takes a model's name, folder or LocalLM; got {type(model).__name__}")
     return LocalLM(model, **asked)
-
-
-def _check_choices(**given: str) -> None:
-    for name, value in given.items():
-        if value not in _CHOICES[name]:
-            raise InputError(f"{name} is one of {', '.join(_CHOICES[name])}; got {value!r}")
-
-
-def _check_counts(**given: int | None) -> None:
-    for name, value in given.items():
-        if value is not None and value < 1:
-            raise InputError(f"{name} must be at least 1, or None where it may be left open; got {value}")

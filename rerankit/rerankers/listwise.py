@@ -13,6 +13,7 @@ from typing import Literal, Unpack
 
 import numpy as np
 
+from rerankit.checks import check_choice, check_whole
 from rerankit.errors import InputError, SpecError
 from rerankit.models.language import LanguageModel
 from rerankit.models.templates import Template, choose_template
@@ -99,9 +100,15 @@ class Listwise(AsksLanguageModel):
         max_tokens: int | None = None,
         **options: Unpack[LanguageModelOptions],
     ) -> None:
-        _check_options(method, window, stride, repeats, k, seed, max_tokens)
+        if method is not None:
+            check_choice("method", method, METHODS, SpecError)
+        check_whole(2, or_none=True, window=window)
+        check_whole(1, or_none=True, stride=stride, k=k, max_tokens=max_tokens)
+        check_whole(1, repeats=repeats)
+        check_whole(0, seed=seed)
         super().__init__(model, **options)
         self.template, self.method = _chosen(self.lm.model_id, template, method)
+        _check_meaning(self.method, k, stride)
         self.window = _window(self.method, self.template, window)
         self.stride = max(1, self.window // 2) if stride is None else stride
         if self.stride > self.window:
@@ -128,7 +135,7 @@ class Listwise(AsksLanguageModel):
 
     def score_lists(self, requests: Sequence[Request], call: Call) -> list[Scored]:
         """Judge all lists in step: what they want to know at the same time is one batch."""
-        sheets = [Sheet(request, self._panel.prompts.material(request), self.max_calls) for request in requests]
+        sheets = [Sheet(request, self._panel.prompts.material(request, call), self.max_calls) for request in requests]
         running = together([_on(sheet, self._steps(sheet, call)) for sheet in sheets])
         try:
             asked = next(running)
@@ -226,25 +233,8 @@ def _window(method: Method, template: Template, asked: int | None) -> int:
     return window
 
 
-def _check_options(
-    method: str | None,
-    window: int | None,
-    stride: int | None,
-    repeats: int,
-    k: int | None,
-    seed: int,
-    max_tokens: int | None,
-) -> None:
-    if method is not None and method not in METHODS:
-        raise SpecError(f"method is one of {', '.join(METHODS)}; got {method!r}")
-    least = {
-        "window": (window, 2),
-        "stride": (stride, 1),
-        "repeats": (repeats, 1),
-        "k": (k, 1),
-        "seed": (seed, 0),
-        "max_tokens": (max_tokens, 1),
-    }
-    for name, (value, lowest) in least.items():
-        if value is not None and value < lowest:
-            raise InputError(f"{name} must be at least {lowest}, got {value}")
+def _check_meaning(method: Method, k: int | None, stride: int | None) -> None:
+    """Refuse options of other methods."""
+    for name, value, methods in (("k", k, ("setwise", "bubble")), ("stride", stride, ("windows", "full", "first"))):
+        if value is not None and method not in methods:
+            raise InputError(f"{name} is an option of {', '.join(methods)}, not of {method}")

@@ -9,7 +9,8 @@ from rerankit.errors import ModelError
 from rerankit.models.language import LanguageModel
 from rerankit.models.prompt import ChatPrompt, Data, Part, RawPrompt, fill, text_of
 from rerankit.models.templates import Template
-from rerankit.rerankers.asking import Framing, neutral, shown
+from rerankit.models.work import Work
+from rerankit.rerankers.asking import Framing, beginning, neutral, shown
 from rerankit.rerankers.call import Request
 from rerankit.rerankers.listwise_steps import Question
 from rerankit.types import Passage
@@ -83,16 +84,22 @@ class Prompts:
         more = max(0, count - REPLY_PASSAGES) if self.template.read in ("permutation", "selection", "scores") else 0
         return self.max_tokens + more * TOKENS_PER_NAME
 
-    def material(self, request: Request) -> Material:
-        """The list as it may be shown: neutral, the query and every passage within its own limit."""
+    def material(self, request: Request, work: Work) -> Material:
+        """The list as it may be shown: neutral, the query and every passage within its own limit.
+
+        Passages that ``work`` leaves no time for stay empty: nothing is asked about them any more.
+        """
         query, _ = self._cut(neutral(request.query, self._framing).text, self.query_tokens)
         share = None if self.lm.context is None else max(1, self.lm.context // QUERY_SHARE)
         query, length = self._cut(query, share)
         texts, whole, lengths = [], [], []
         for passage in request.passages:
-            text, tokens = self._cut(self._text(passage), self.passage_tokens)
+            text, behind, tokens = "", 0, 0
+            if not work.expired:
+                text, behind = self._text(passage)
+                text, tokens = self._cut(text, self.passage_tokens)
             texts.append(text)
-            whole.append(tokens)
+            whole.append(tokens + behind)
             lengths.append(tokens if self.passage_tokens is None else min(tokens, self.passage_tokens))
         hidden = [tokens - left for tokens, left in zip(whole, lengths, strict=True)]
         query_cut = 0 if share is None else max(0, length - share)
@@ -136,12 +143,13 @@ class Prompts:
     def _framing(self) -> Framing:
         return "quoted" if self.template.options.get("framing") == "quoted" else "numbered"
 
-    def _text(self, passage: Passage) -> str:
-        """Title and text, the title no longer than its share of the limit."""
+    def _text(self, passage: Passage) -> tuple[str, int]:
+        """The beginning of title and text, the title no longer than its share, and the tokens behind it."""
         if passage.title and self.passage_tokens is not None:
-            title, _ = self._cut(passage.title, max(1, self.passage_tokens // TITLE_SHARE))
+            title = self.lm.cut(passage.title, max(1, self.passage_tokens // TITLE_SHARE))
             passage = passage.replace(title=title)
-        return neutral(shown(passage), self._framing).text
+        text, behind = beginning(shown(passage), self.passage_tokens or self.lm.context)
+        return neutral(text, self._framing).text, behind
 
     def _cut(self, text: str, limit: int | None) -> tuple[str, int]:
         """The text within the limit, and the tokens of the whole."""

@@ -18,6 +18,7 @@ from typing import ClassVar, TypeVar, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from rerankit.checks import check_choice, check_whole
 from rerankit.errors import InputError, ModelError
 from rerankit.rerankers.base import Reranker, RerankerOptions
 from rerankit.rerankers.cache import ScoreCache, score_key
@@ -63,10 +64,8 @@ class PointwiseReranker(Reranker):
         **options: Unpack[RerankerOptions],
     ) -> None:
         super().__init__(**options)
-        if long_passages not in ("max", "top2-mean"):
-            raise InputError(f"long_passages is 'max' or 'top2-mean', got {long_passages!r}")
-        if max_windows < 1:
-            raise InputError(f"max_windows must be at least 1, got {max_windows}")
+        check_choice("long_passages", long_passages, ("max", "top2-mean"))
+        check_whole(1, max_windows=max_windows)
         if cache and type(self).fingerprint is Reranker.fingerprint:
             raise InputError(
                 f"{type(self).__name__} has no fingerprint of its own, so a score cache could mix it up with others. "
@@ -89,6 +88,10 @@ class PointwiseReranker(Reranker):
     def evidence(self, pairs: Sequence[Pair], call: Call) -> Sequence[tuple[Span, ...]]:
         """Finer evidence inside each pair's text, if the family can tell; by default none."""
         return [()] * len(pairs)
+
+    def judged(self, verdict: Scored, pairs: Sequence[Pair], call: Call) -> Scored:
+        """The verdict on one list, all of whose pairs looked at are given, as the family wants it said."""
+        return verdict
 
     def close(self) -> None:
         """Stop the worker, close the cache and free the model."""
@@ -124,7 +127,7 @@ class PointwiseReranker(Reranker):
             scores[i], scored[i] = aggregate(known, self.long_passages), True
             cached[i] = all(key in book.from_cache for key in job.keys)
             best[i] = job, int(known.argmax()) if np.isfinite(known).any() else 0
-        return Scored(
+        verdict = Scored(
             scores,
             scored,
             cached=cached,
@@ -132,6 +135,7 @@ class PointwiseReranker(Reranker):
             evidence=self._evidence(count, best, call),
             partial="" if scored.all() else _why_partial(count - int(scored.sum()), call),
         )
+        return self.judged(verdict, [pair for job in jobs if job is not None for pair in job.pairs], call)
 
     def _evidence(self, count: int, best: dict[int, tuple[_Job, int]], call: Call) -> list[tuple[Span, ...]]:
         """Spans of each scored passage's best window, shifted to the passage; the window itself if nothing finer."""

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Unpack
 
+from rerankit.checks import check_choice, check_whole
 from rerankit.errors import InputError
 from rerankit.models.chat import ChatLM
 from rerankit.models.language import LanguageModel
@@ -98,7 +99,7 @@ class Pairwise(AsksLanguageModel):
     def score_lists(self, requests: Sequence[Request], call: Call) -> list[Scored]:
         """Compare in all lists at once, batch by batch, until each has what its method wants."""
         top_k = call.top_k or self.top_k
-        contests = [Contest(self.plan, request, self.asker.material(request), top_k) for request in requests]
+        contests = [Contest(self.plan, request, self.asker.material(request, call), top_k) for request in requests]
         running = [(contest, contest.questions()) for contest in contests]
         while running:
             batches = [next(questions, None) for _, questions in running]
@@ -130,9 +131,9 @@ class Pairwise(AsksLanguageModel):
 
 
 def _check_mode(mode: Mode, adaptive: float | None, max_tokens: int | None) -> None:
-    if mode not in ("scores", "text"):
-        raise InputError(f"mode is 'scores' or 'text', got {mode!r}")
+    check_choice("mode", mode, ("scores", "text"))
     if mode == "text" and adaptive is not None:
         raise InputError("adaptive goes by probabilities, which a written reply has not: leave it out, or mode='text'")
-    if max_tokens is not None and (mode == "scores" or max_tokens < 1):
-        raise InputError(f"max_tokens is a positive number of tokens for mode='text', got {max_tokens!r}, {mode!r}")
+    check_whole(1, or_none=True, max_tokens=max_tokens)
+    if max_tokens is not None and mode == "scores":
+        raise InputError("max_tokens is an option of mode='text', not of 'scores'")

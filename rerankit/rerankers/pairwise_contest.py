@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -11,6 +10,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from rerankit.checks import check_bool, check_choice, check_whole, is_number
 from rerankit.errors import BackendError, InputError
 from rerankit.rerankers.aggregation import RULES, SCALES, Aggregate
 from rerankit.rerankers.call import Request, Scored
@@ -57,18 +57,17 @@ class Plan:
     max_calls: int | None
 
     def __post_init__(self) -> None:
-        if self.method not in RULE_OF:
-            raise InputError(f"method is one of {', '.join(RULE_OF)}; got {self.method!r}")
-        if self.aggregate is not None and self.aggregate not in RULES:
-            raise InputError(f"aggregate is one of {', '.join(RULES)}; got {self.aggregate!r}")
+        check_choice("method", self.method, RULE_OF)
+        if self.aggregate is not None:
+            check_choice("aggregate", self.aggregate, RULES)
         if self.aggregate is not None and RULE_OF[self.method] is None:
             raise InputError(f"{self.method} scores by place: aggregate={self.aggregate!r} is for allpair and swiss")
         for name, value, methods in (("k", self.k, ("heapsort", "sliding")), ("rounds", self.rounds, ("swiss",))):
             if value is not None and self.method not in methods:
                 raise InputError(f"{name} is an option of {' and '.join(methods)}, not of {self.method}")
-            if value is not None and (isinstance(value, bool) or operator.index(value) < 1):
-                raise InputError(f"{name} must be a positive whole number, got {value!r}")
-        if self.adaptive is not None and not 0.0 < self.adaptive <= 0.5:
+        check_whole(1, or_none=True, k=self.k, rounds=self.rounds, max_calls=self.max_calls)
+        check_bool(soft=self.soft, closure=self.closure)
+        if self.adaptive is not None and not (is_number(self.adaptive) and 0.0 < self.adaptive <= 0.5):
             raise InputError(f"adaptive is a distance from 1/2, above 0 and up to 0.5; got {self.adaptive!r}")
 
     @property

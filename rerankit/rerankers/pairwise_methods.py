@@ -22,18 +22,24 @@ Batches: TypeAlias = Generator[Sequence[Pair], None, None]
 Floats: TypeAlias = NDArray[np.float64]
 
 
+BATCH = 512
+"""Pairs that ``allpair`` asks for at a time: enough to keep any model busy, and made before anybody has to wait."""
+
+
 def all_pairs(known: Comparisons, *, in_rounds: bool) -> Batches:
     """Every pair: ``n (n - 1)`` questions.
 
-    In one batch, pairs of early passages first, so that a budget leaves a front whose passages have all met. In rounds
-    of growing distance in the input, so that later rounds may follow from earlier ones.
+    Pairs of early passages first, so that a budget leaves a front whose passages have all met, ``BATCH`` at a time. In
+    rounds of growing distance in the input, so that later rounds may follow from earlier ones.
     """
     size = len(known)
     if in_rounds:
         for distance in range(1, size):
             yield [(i, i + distance) for i in range(size - distance)]
     else:
-        yield [(i, j) for j in range(size) for i in range(j)]
+        pairs = ((i, j) for j in range(size) for i in range(j))
+        while batch := list(itertools.islice(pairs, BATCH)):
+            yield batch
 
 
 def heapsort(known: Comparisons, places: int, order: list[int]) -> Batches:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,18 +15,17 @@ from rerankit.models.language import Completion, LabelScores, LanguageModel
 from rerankit.models.prompt import Data, Prompt
 from rerankit.models.templates import Template
 from rerankit.models.work import Work
-from rerankit.rerankers.asking import neutral, shown
+from rerankit.rerankers.asking import beginning, neutral, shown
 from rerankit.rerankers.call import Request
 from rerankit.rerankers.comparisons import Pair
+from rerankit.types import Passage
 
-__all__ = ["Answer", "Asker", "Material", "Mode", "read_choice"]
+__all__ = ["Answer", "Asker", "Material", "Mode"]
 
 Mode = Literal["scores", "text"]
 
 FRAME_SLACK = 32
 """Tokens kept free for the marks of a chat template and for the seams between the parts of a prompt."""
-
-_ALONE = re.compile(r"\W*(?:passage|document)\s+(?P<label>\w+)\W*", re.IGNORECASE)
 
 TITLE_SHARE = 4
 """A title may take one part in so many of a passage's room."""
@@ -85,8 +83,10 @@ class Asker:
     passage_tokens: int | None
     max_tokens: int
 
-    def material(self, request: Request) -> Material:
+    def material(self, request: Request, work: Work) -> Material:
         """Query and passages made harmless and cut to what fits, so that no cut ever reaches the question's end.
+
+        Passages that ``work`` leaves no time for stay empty: nothing is asked about them any more.
 
         Raises:
             ModelError: the model's context is too short for the question itself.
@@ -98,7 +98,8 @@ class Asker:
             kept = self._cut(kept, room // 3)
             room = (room - self.lm.count_tokens(kept)) // 2
         limits = [limit for limit in (room, self.passage_tokens or self.template.passage_tokens) if limit is not None]
-        cut = [self._passage(request, i, min(limits, default=None)) for i in range(len(request.passages))]
+        limit = min(limits, default=None)
+        cut = [("", 0) if work.expired else self._passage(passage, limit) for passage in request.passages]
         return Material(
             Data(kept),
             tuple(Data(text) for text, _ in cut),
@@ -123,17 +124,18 @@ class Asker:
         first, second = (material.passages[place] for place in question)
         return self.template.prompt({"query": material.query, "first": first, "second": second})
 
-    def _passage(self, request: Request, place: int, limit: int | None) -> tuple[str, int]:
+    def _passage(self, passage: Passage, limit: int | None) -> tuple[str, int]:
         """A passage as it is shown, and how many of its tokens are not."""
-        passage = request.passages[place]
-        whole = neutral(shown(passage), "quoted").text
+        text, behind = beginning(shown(passage), limit)
+        whole = neutral(text, "quoted").text
         if limit is None:
             return whole, 0
         if passage.title:
             passage = passage.replace(title=self.lm.cut(passage.title, max(1, limit // TITLE_SHARE)))
-        text = neutral(shown(passage), "quoted").text
-        kept = self.lm.cut(text, limit)
-        return kept, 0 if kept == whole else max(1, self.lm.count_tokens(whole) - self.lm.count_tokens(kept))
+        kept = self.lm.cut(neutral(beginning(shown(passage), limit)[0], "quoted").text, limit)
+        if kept == whole:
+            return kept, behind
+        return kept, max(1, self.lm.count_tokens(whole) - self.lm.count_tokens(kept)) + behind
 
     def _cut(self, text: str, limit: int | None) -> str:
         return text if limit is None else self.lm.cut(text, limit)
@@ -154,15 +156,6 @@ class Asker:
         return room
 
 
-def read_choice(reply: str, labels: Sequence[str]) -> int | None:
-    """Which of two labels a written reply chooses: 0, 1, or None if it names neither, or both without choosing.
-
-    Reads as :func:`~rerankit.models.chat_labels.named_label` does, and "passage b" too.
-    """
-    alone = _ALONE.fullmatch(reply.rpartition("</think>")[2])
-    return named_label(alone["label"] if alone else reply, labels)
-
-
 def _scored(said: LabelScores | BackendError | None) -> Answer | None:
     if not isinstance(said, LabelScores):
         return said if said is None else Answer(None, error=said)
@@ -172,5 +165,5 @@ def _scored(said: LabelScores | BackendError | None) -> Answer | None:
 def _written(said: Completion | BackendError | None, labels: Sequence[str]) -> Answer | None:
     if not isinstance(said, Completion):
         return said if said is None else Answer(None, error=said)
-    choice = read_choice(said.text, labels)
+    choice = named_label(said.text, labels)
     return Answer(0.5, readable=False) if choice is None else Answer(1.0 - choice)

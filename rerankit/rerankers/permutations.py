@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from rerankit.models.written_answer import refuses
+
 __all__ = ["Ratings", "Reading", "completed", "read_identifiers", "read_ratings", "split_reasoning"]
 
 
@@ -88,8 +90,9 @@ def read_identifiers(said: str, identifiers: Sequence[str], answer: str = "") ->
     """The identifiers that a reply lists.
 
     In this order of trust: ``[3] > [1]`` (the longest such chain, the last of them where several are as long), a JSON
-    list, identifiers in brackets, "Document 3, Document 1", and identifiers alone if the text is nothing else. A number
-    in running prose is no answer, unless one passage alone is named as such ("Passage 3 is ...").
+    list, identifiers in brackets, "Document 3, Document 1", and identifiers alone if the text is nothing else.
+    A number in running prose is no answer, unless one passage alone is named as such ("Passage 3 is ...").
+    What a refusal or a negation mentions is no answer either.
 
     Args:
         said: the reply without its reasoning, see :func:`split_reasoning`.
@@ -120,6 +123,8 @@ def _listed(text: str, one: str) -> list[str]:
     lists = re.findall(rf"\[\s*[\"']?{one}[\"']?(?:\s*,\s*[\"']?{one}[\"']?)+\s*\]", text)
     if lists:
         return _tokens(_longest(lists, one), one)
+    if refuses(text):
+        return []
     if bracketed := re.findall(rf"\[\s*({one})\s*\]", text):
         return bracketed
     noun = rf"(?:passage|document|doc)\s+{one}(?!\w)"
@@ -129,6 +134,8 @@ def _listed(text: str, one: str) -> list[str]:
     alone = rf"(?i:\W*(?:(?:ranking|answer|order)\s*:\s*)?{item}(?:[\s,;.]+{item})*\W*)"
     if re.fullmatch(alone, text):
         return _tokens(text, one)
+    if re.search(r"\b(?i:not|neither|none|no)\b|n't\b", text):
+        return []
     mentioned = set(re.findall(rf"(?i:\b(?:passage|document|doc)\s+)({one})(?!\w)", text))
     return list(mentioned) if len(mentioned) == 1 else []
 

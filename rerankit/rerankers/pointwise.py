@@ -17,13 +17,14 @@ from typing import Literal, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from rerankit.errors import BackendError, ModelError
+from rerankit.checks import check_choice
+from rerankit.errors import BackendError, ModelError, SpecError
 from rerankit.models.chat import ChatLM
 from rerankit.models.language import LanguageModel
 from rerankit.models.prompt import ChatPrompt, Data, RawPrompt, text_of
 from rerankit.models.templates import SelfTest, Template, choose_template
 from rerankit.models.work import Work
-from rerankit.rerankers.asking import AsksLanguageModel, LanguageModelOptions, check_any, neutral, shown
+from rerankit.rerankers.asking import CHARACTERS_PER_TOKEN, AsksLanguageModel, LanguageModelOptions, neutral, shown
 from rerankit.rerankers.call import Call, Request, Scored
 from rerankit.rerankers.pairs import Pair, PointwiseOptions, PointwiseReranker
 from rerankit.rerankers.readings import ReadsContinuations, read_pairs
@@ -32,9 +33,8 @@ from rerankit.types import Passage
 
 __all__ = ["Pointwise"]
 
+METHODS = ("yes-no", "score", "likelihood")
 SCALES = {"yes-no": "logit", "logit": "logit", "score": "rating", "likelihood": "log-likelihood"}
-CHARACTERS_PER_TOKEN = 16
-"""No tokenizer makes ordinary text longer than this per token; bounds what is tokenised to find a window's end."""
 
 
 class PointwiseLanguageOptions(LanguageModelOptions, PointwiseOptions, total=False):
@@ -57,7 +57,7 @@ class Pointwise(AsksLanguageModel, PointwiseReranker):
             :class:`~rerankit.rerankers.pairs.PointwiseOptions`.
 
     Raises:
-        SpecError: no such template.
+        SpecError: no such method or template.
         ModelError: the model cannot be had, or cannot be read by this method.
 
     Example:
@@ -74,6 +74,8 @@ class Pointwise(AsksLanguageModel, PointwiseReranker):
         instruction: str | None = None,
         **options: Unpack[PointwiseLanguageOptions],
     ) -> None:
+        if method is not None:
+            check_choice("method", method, METHODS, SpecError)
         super().__init__(model, **options)
         self.template = self._chosen(template, method or "")
         self.instruction = self.template.instruction if instruction is None else instruction
@@ -88,45 +90,66 @@ class Pointwise(AsksLanguageModel, PointwiseReranker):
         return f"{self.model}|{self.template.fingerprint}|{self.instruction}|{lengths}"
 
     def score_lists(self, requests: Sequence[Request], call: Call) -> Sequence[Scored]:
-        """Judge each passage; those beyond ``max_calls`` stay unscored."""
+        """Judge each passage; those that ``max_calls`` is too small for stay unscored."""
         if self.max_calls is None:
-            return [self._fallen(verdict, call) for verdict in super().score_lists(requests, call)]
-        heads = [self._affordable(request) for request in requests]
-        kept = [i for i, head in enumerate(heads) if head.passages]
-        judged = super().score_lists([heads[i] for i in kept], call)
-        verdicts = dict(zip(kept, [self._fallen(verdict, call) for verdict in judged], strict=True))
-        nothing = Scored(np.empty(0))
+            return super().score_lists(requests, call)
+        kept = [self._affordable(request, call) for request in requests]
+        heads = [
+            Request(request.query, tuple(request.passages[i] for i in places))
+            for request, places in zip(requests, kept, strict=True)
+        ]
+        judged = super().score_lists(heads, call)
+        why = f"max_calls={self.max_calls} reached"
         return [
-            verdicts.get(i, nothing).padded(len(request.passages), f"max_calls={self.max_calls} reached")
-            for i, request in enumerate(requests)
+            _spread(verdict, places, len(request.passages), why)
+            for verdict, places, request in zip(judged, kept, requests, strict=True)
         ]
 
     def score_pairs(self, pairs: Sequence[Pair], call: Call) -> NDArray[np.float64]:
         """Scores, float64 ``[len(pairs)]``; masked where there is no answer or none that can be read."""
         prompts = [self._prompt(query, passage) for query, passage in pairs]
         readings = read_pairs(self.lm, self.template, prompts, [query for query, _ in pairs], call)
-        # Under keep_order a list without any answer keeps its order here, and is not asked about once more.
-        check_any(readings, call, strict=self.on_error == "raise")
-        unread = sum(reading is None for reading in readings)
-        if unread and not call.expired:
-            call.notes.append(f"{unread} replies could not be read")
+        known = {_key(pair): reading for pair, reading in zip(pairs, readings, strict=True)}
+        # None: not read, or not asked, because time was up
+        call.readings.update({key: said for key, said in known.items() if said is not None or not call.expired})
         values = [reading if isinstance(reading, float) else math.nan for reading in readings]
         return np.ma.masked_array(values, [not isinstance(reading, float) for reading in readings], np.float64)
 
+    def judged(self, verdict: Scored, pairs: Sequence[Pair], call: Call) -> Scored:
+        """Say how many prompts of the list came to nothing, and why.
+
+        Raises:
+            BackendError: all of them failed. Under ``keep_order`` the list keeps its order, and is not asked again.
+        """
+        if verdict.scored is None or verdict.scored.all():
+            return verdict
+        asked = [call.readings[key] for key in map(_key, pairs) if key in call.readings]
+        failed = [said for said in asked if isinstance(said, BackendError)]
+        unread = sum(said is None for said in asked)
+        nothing = not verdict.scored.any()
+        if nothing and failed and len(failed) == len(asked) and self.on_error == "raise":
+            raise failed[0]
+        reasons = [f"{len(failed)} of {len(asked)} prompts failed ({failed[0]})"] if failed else []
+        reasons += [f"{unread} replies could not be read"] if unread else []
+        partial = f"{'; '.join(reasons)}: {(~verdict.scored).sum()} passages unscored" if reasons else verdict.partial
+        return dataclasses.replace(verdict, partial=partial, fell_back=nothing and bool(reasons))
+
     def windows(self, query: str, passage: Passage) -> Windows:
         """Overlapping windows of the text that fit beside query and title."""
+        return self._windows(query, passage, self.max_windows)
+
+    def _windows(self, query: str, passage: Passage, most: int) -> Windows:
         room = self._room(query, passage)
         spans: list[tuple[int, int]] = []
         start, text = 0, passage.text
-        while not spans or (start < len(text) and len(spans) < self.max_windows):
+        while not spans or (start < len(text) and len(spans) < most):
             ahead = text[start : start + room * CHARACTERS_PER_TOKEN]
             end = start + max(1, len(self.lm.cut(ahead, room)))
             spans.append((start, min(end, len(text))))
             if end >= len(text):
                 break
             start = _restart(text, start, end)
-        rest = text[spans[-1][1] :]
-        return Windows(tuple(spans), math.ceil(len(rest) / 4))
+        return Windows(tuple(spans), math.ceil((len(text) - spans[-1][1]) / 4))
 
     def _room(self, query: str, passage: Passage) -> int:
         """Tokens left for a window of the text, at least 16."""
@@ -160,22 +183,20 @@ class Pointwise(AsksLanguageModel, PointwiseReranker):
             "itself. Load the model locally, or leave the template out"
         )
 
-    def _fallen(self, verdict: Scored, call: Call) -> Scored:
-        """A list of which nothing could be judged is the input order, not the model's."""
-        nothing = verdict.scored is not None and not verdict.scored.any()
-        return dataclasses.replace(verdict, fell_back=True) if nothing and call.notes else verdict
-
-    def _affordable(self, request: Request) -> Request:
-        """The first passages, as many as ``max_calls`` prompts can judge."""
+    def _affordable(self, request: Request, call: Call) -> list[int]:
+        """The places of the passages that ``max_calls`` prompts can judge; what is too long is passed over."""
         rates = self.template.read == "score" and isinstance(self.lm, ReadsContinuations)
         each = max(1, len(self.template.labels)) if rates else 1
-        left, count = self.max_calls or 0, 0
-        for passage in request.passages:
-            left -= each * len(self.windows(request.query, passage).spans)
-            if left < 0:
+        left = (self.max_calls or 0) // each
+        places = []
+        for place, passage in enumerate(request.passages):
+            if not left or call.expired:
                 break
-            count += 1
-        return Request(request.query, request.passages[:count])
+            needed = len(self._windows(request.query, passage, min(self.max_windows, left + 1)).spans)
+            if needed <= left:
+                places.append(place)
+                left -= needed
+        return places
 
     def _check_self_tests(self) -> None:
         """Warn loudly if a checkpoint that the template is made for does not give what it should."""
@@ -196,6 +217,21 @@ class Pointwise(AsksLanguageModel, PointwiseReranker):
 
 FRAME_SLACK = 8
 """Tokens kept free, since the seams of a prompt can take a few more than its parts counted alone."""
+
+
+def _key(pair: Pair) -> tuple[str, str, str]:
+    query, passage = pair
+    return query, passage.title, passage.text
+
+
+def _spread(verdict: Scored, places: Sequence[int], count: int, why: str) -> Scored:
+    """A verdict on the passages at ``places`` as one on all ``count``."""
+    rest = sorted(set(range(count)) - set(places))
+    at = np.argsort([*places, *rest])
+    whole = verdict.padded(count, why)
+    columns = ("scores", "scored", "cached", "truncated")
+    moved = {name: column[at] for name in columns if (column := getattr(whole, name)) is not None}
+    return dataclasses.replace(whole, evidence=[(whole.evidence or [()] * count)[i] for i in at], **moved)
 
 
 def _drift(test: SelfTest, reading: float | BackendError | None) -> str:

@@ -14,6 +14,7 @@ from rerankit.models.language import Completion, LabelScores, LanguageModel
 from rerankit.models.prompt import Prompt
 from rerankit.models.templates import Template
 from rerankit.models.work import Work
+from rerankit.models.written_answer import written_answer
 
 __all__ = ["Reading", "ReadsContinuations", "ReadsLogits", "read_pairs"]
 
@@ -126,15 +127,16 @@ def _expectation(row: Sequence[tuple[float, int] | BackendError | None], labels:
     return float(own @ np.array([float(label) for label in labels]) / own.sum())
 
 
-_THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
-_RATING = re.compile(r"(?<![\d.])(10|\d)(?![\d]|\.\d)")
+_RATING = r"(?<![\w.])(?!1\.\s+\S)(?:10|\d)(?!\w|\.\d)"
+"""A whole number from 0 to 10; "1. The ..." opens a list."""
+
+_OF_TEN = r"\s*(?:/|out\s+of|of)\s*10(?!\w|\.\d)|"
 
 
 def _written_rating(reply: Completion | BackendError | None, answer: str) -> Reading:
-    """The rating in a reply: what ``answer`` frames, else the first number from 0 to 10 outside the reasoning."""
+    """The rating that a reply is, or that is what ``answer`` frames in it; a number in prose is none."""
     if not isinstance(reply, Completion):
         return reply
     framed = re.findall(answer, reply.text, re.DOTALL) if answer else []
-    text = framed[-1] if framed else _THOUGHT.sub("", reply.text.rpartition("</think>")[2] or reply.text)
-    found = _RATING.search(text)
-    return float(found[1]) if found else None
+    said = written_answer(framed[-1] if framed else reply.text, _RATING, _OF_TEN)
+    return None if said is None else float(said)

@@ -27,9 +27,8 @@ from rerankit.server.metrics import CONTENT_TYPE_LATEST, Metrics
 from rerankit.server.page import docs_page
 from rerankit.server.problems import Problem, describe, error_body
 from rerankit.server.settings import Settings
-from rerankit.server.waiting import CallerGone, while_connected
+from rerankit.server.waiting import while_connected
 from rerankit.spec import load
-from rerankit.types import Ranking
 
 __all__ = ["create_app"]
 
@@ -70,7 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(_operator_routes())
     app.add_exception_handler(HTTPException, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_middleware(Frame, keys=Keys(settings.api_keys), metrics=metrics)
+    app.add_middleware(Frame, keys=Keys(settings.api_keys), metrics=metrics, hosts=settings.hosts)
     return app
 
 
@@ -102,23 +101,14 @@ async def _rerank(body: RerankRequest, request: Request) -> Response:
         told |= {"query": body.query, "texts": [passage.text for passage in passages]}
     seconds = min(body.deadline_s or settings.limits.seconds, settings.limits.seconds)
     deadline = time.monotonic() + seconds
-    work = batcher.rank(body.query, passages, deadline=deadline, alone=seconds < settings.limits.seconds)
-    ranking = await _waited(request, work, deadline)
+    work = batcher.rank(body.query, passages, deadline=deadline)
+    ranking = await while_connected(request, work, deadline)
     told["result"] = ranking.status
     request.app.state.metrics.rankings.labels(name, ranking.status).inc()
     headers = {"X-Rerankit-Status": ranking.status}
     if body.is_tei:
         return JSONResponse(as_tei(body, ranking), headers=headers)
     return JSONResponse(as_object(body, ranking, name=name, request_id=request.state.id), headers=headers)
-
-
-async def _waited(request: Request, work: Any, deadline: float) -> Ranking:
-    try:
-        ranking: Ranking = await while_connected(request, work, deadline)
-    except CallerGone:
-        request.app.state.metrics.gone.inc()
-        raise
-    return ranking
 
 
 def _chosen(request: Request, name: str | None) -> tuple[str, Batcher]:

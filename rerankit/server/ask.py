@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -16,13 +17,16 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from rerankit.rag.chroma import ChromaRetriever
 from rerankit.rag.events import Delta, Done, Event, Packed, RagResult, Reranked, Retrieved
 from rerankit.rag.pipeline import RagPipeline
+from rerankit.rerankers.base import Candidates, Reranker
+from rerankit.rerankers.call import Call, Scored
+from rerankit.rerankers.call import Request as Asked
 from rerankit.rerankers.prepare import clean, is_blank
 from rerankit.server.batching import Batcher
 from rerankit.server.body import GuardedRoute
 from rerankit.server.problems import Overloaded, Problem, error_body, problem_of
 from rerankit.server.settings import AskSettings, Limits
-from rerankit.server.waiting import while_connected
-from rerankit.types import Ranking
+from rerankit.server.waiting import GRACE_S, while_connected
+from rerankit.types import Ranking, as_passages
 
 __all__ = ["AskRequest", "ask_routes"]
 
@@ -59,7 +63,8 @@ def ask_routes(asked: AskSettings, retriever: ChromaRetriever, batchers: Mapping
         if body.stream or "text/event-stream" in request.headers.get("accept", ""):
             events = pipeline.astream(body.question, where=body.where, deadline_s=seconds)
             headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-            return StreamingResponse(desk.sent(events, request), media_type="text/event-stream", headers=headers)
+            until = asyncio.get_running_loop().time() + seconds + GRACE_S
+            return StreamingResponse(desk.sent(events, request, until), media_type="text/event-stream", headers=headers)
         work = pipeline.aask(body.question, where=body.where, deadline_s=seconds)
         with desk:
             result = await while_connected(request, work, time.monotonic() + seconds)
@@ -85,7 +90,7 @@ def _pipelines(
     return {
         name: RagPipeline(
             retriever,
-            batcher.reranker,
+            _Queued(batcher),
             generator,
             fetch_k=asked.fetch_k,
             top_k=asked.top_k,
@@ -109,6 +114,28 @@ def _check(body: AskRequest, limits: Limits) -> None:
         raise Problem(422, "question: it is empty; ask something")
 
 
+class _Queued(Reranker):
+    """A server's reranker, which questions share with the callers of ``/rerank``: one queue, one order."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        super().__init__()
+        self._batcher = batcher
+        self.model, self.scale = batcher.reranker.model, batcher.reranker.scale
+
+    async def arank(
+        self, query: str, passages: Candidates, *, top_k: int | None = None, deadline_s: float | None = None
+    ) -> Ranking:
+        """As :meth:`Batcher.rank`."""
+        seconds = self._batcher.limits.seconds if deadline_s is None else deadline_s
+        until = time.monotonic() + seconds
+        ranking = await self._batcher.rank(query, as_passages(passages), deadline=until)
+        return ranking if top_k is None else ranking[:top_k]
+
+    def score_lists(self, requests: Sequence[Asked], call: Call) -> Sequence[Scored]:
+        """Without the queue."""
+        return self._batcher.reranker.score_lists(requests, call)
+
+
 class _Desk:
     """Counts the questions that are being answered; a context for each."""
 
@@ -126,12 +153,16 @@ class _Desk:
         if self.busy >= limits.queue:
             raise Overloaded(1.0)
 
-    async def sent(self, events: AsyncIterator[Event], request: Request) -> AsyncIterator[bytes]:
-        """The pipeline's events as server-sent events; a failure is the last one."""
+    async def sent(self, events: AsyncIterator[Event], request: Request, until: float) -> AsyncIterator[bytes]:
+        """The pipeline's events as server-sent events; a failure is the last one, and so is the end of the time."""
         with self:
             try:
-                async for event in events:
-                    yield _line(*_event(event))
+                async with asyncio.timeout_at(until):
+                    async for event in events:
+                        yield _line(*_event(event))
+            except TimeoutError:
+                said = "The answer was not ready in time"
+                yield _line("error", error_body("/v1/ask", 504, said, request.state.id))
             except Exception as error:  # the status line is long gone: the stream itself must say it
                 problem = error if isinstance(error, Problem) else problem_of(error)
                 logger.error("request failed", exc_info=error, extra={"request": request.state.id})

@@ -34,6 +34,10 @@ class Keys:
         matches = [hmac.compare_digest(given, known) for known in self._digests]
         return any(matches) and key is not None
 
+    def open_for(self, authorization: str | None, api_key: str | None) -> bool:
+        """Whether either header of a request holds one of them; a proxy may use the other for its own ends."""
+        return self.allow(given_key(authorization, None)) or self.allow(given_key(None, api_key))
+
 
 def given_key(authorization: str | None, api_key: str | None) -> str | None:
     """The key of a request: ``Authorization: Bearer KEY`` (or the bare key), or ``X-API-Key: KEY``."""
@@ -44,22 +48,25 @@ def given_key(authorization: str | None, api_key: str | None) -> str | None:
 
 
 def read_keys(file: Path | None) -> tuple[str, ...]:
-    """Keys from a file (one per line, ``#`` starts a comment), else from the variable ``RERANKIT_API_KEYS``.
+    """Keys from a file (one per line; lines that begin with ``#`` are comments), else from ``RERANKIT_API_KEYS``.
 
     Raises:
-        InputError: the file cannot be read or holds no key, or a key is too short to be one.
+        InputError: the file cannot be read, file or variable are there and hold no key, or a key is too short to be
+            one.
     """
     if file is not None:
         try:
             lines = file.read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"The file of API keys {file} cannot be read: {error}") from error
-        keys = [line.partition("#")[0].strip() for line in lines]
+        keys = [line.strip() for line in lines if not line.lstrip().startswith("#")]
     else:
         keys = re.split(r"[,\s]+", os.environ.get(VARIABLE, ""))
     found = tuple(dict.fromkeys(key for key in keys if key))
     if file is not None and not found:
         raise InputError(f"The file of API keys {file} holds none; write one per line")
+    if file is None and VARIABLE in os.environ and not found:  # a secret that went missing must not open the door
+        raise InputError(f"The variable {VARIABLE} is set and holds no key; unset it to serve without keys")
     if any(len(key) < SHORTEST or not key.isascii() or not key.isprintable() or " " in key for key in found):
         raise InputError(f"An API key has at least {SHORTEST} printable ASCII characters without spaces")
     return found

@@ -2,8 +2,8 @@
 
 Requests queue up while the model works and leave in batches, oldest first; an idle model waits a few milliseconds for
 company. One request never harms another: a caller who goes away is taken out, a batch that fails is split until only
-the guilty request fails, and a request in a hurry (with a deadline of its own) is ranked alone, so that it does not
-cut the lists of others short.
+the guilty request fails, and a batch that may not end in time holds only requests that are due together, so that no
+hurry cuts somebody else's list short. Whoever waits is answered when his time is over, whatever the model does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from rerankit.rerankers.base import Reranker
+from rerankit.rerankers.call import Scored
+from rerankit.rerankers.prepare import prepare
+from rerankit.rerankers.results import build_ranking
 from rerankit.server.problems import Overloaded, Problem
 from rerankit.server.settings import Limits
 from rerankit.types import Passage, Ranking
@@ -29,6 +34,11 @@ logger = logging.getLogger(__name__)
 _SAFETY = 4.0
 """A deadline less than so many times the expected time away is passed on to the ranking."""
 _SMOOTHING = 0.2
+_TOGETHER_S = 0.1
+"""Requests whose deadlines lie so near each other may share one, the latest."""
+SLACK_S = 0.5
+"""How far past its deadline a ranking that has begun may end; then its caller gets the input order."""
+_LATE = "the time ran out while the model worked"
 
 
 class BatchRecord(Protocol):
@@ -45,9 +55,9 @@ class _Waiting:
     query: str
     passages: Sequence[Passage]
     deadline: float
-    alone: bool
     future: asyncio.Future[Ranking]
     arrived: float = field(default_factory=time.monotonic)
+    has_begun: bool = False
 
     @property
     def characters(self) -> int:
@@ -74,7 +84,7 @@ class Batcher:
 
     @property
     def depth(self) -> int:
-        """Requests that wait."""
+        """Requests that wait; whose caller has gone is not among them."""
         return len(self._queue)
 
     @property
@@ -95,14 +105,14 @@ class Batcher:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    async def rank(self, query: str, passages: Sequence[Passage], *, deadline: float, alone: bool = False) -> Ranking:
+    async def rank(self, query: str, passages: Sequence[Passage], *, deadline: float) -> Ranking:
         """The whole ranking of ``passages``, best first.
 
         Args:
             query: not empty.
             passages: the candidates.
-            deadline: ``time.monotonic()`` at which the answer is due; then what is scored comes back.
-            alone: share no batch.
+            deadline: ``time.monotonic()`` at which the answer is due; then what is scored comes back, the rest after
+                it in input order and marked.
 
         Raises:
             Problem: the queue is full, or time ran out before the model was free.
@@ -111,9 +121,33 @@ class Batcher:
         if self.full:
             raise Overloaded(self.depth * self._seconds_per_request)
         future: asyncio.Future[Ranking] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(query, passages, deadline, alone, future))
+        item = _Waiting(query, passages, deadline, future)
+        self._queue.append(item)
         self._news.set()
-        return await future  # cancelled with its caller: then the batch is made without it
+        try:
+            return await self._awaited(item)
+        finally:  # also when the caller goes away: his place is free at once
+            future.cancel()
+            with contextlib.suppress(ValueError):
+                self._queue.remove(item)
+
+    async def _awaited(self, item: _Waiting) -> Ranking:
+        await asyncio.wait({item.future}, timeout=max(0.0, item.deadline - time.monotonic()))
+        if not item.future.done() and item.has_begun:
+            await asyncio.wait({item.future}, timeout=max(0.0, item.deadline + SLACK_S - time.monotonic()))
+        if item.future.done():
+            return item.future.result()
+        if not item.has_begun:
+            raise self._too_late()
+        return await asyncio.to_thread(self._in_input_order, item)
+
+    def _too_late(self) -> Problem:
+        return Problem(503, "Time ran out before the model was free", retry_after_s=self._seconds_per_request)
+
+    def _in_input_order(self, item: _Waiting) -> Ranking:
+        prepared = prepare(item.query, item.passages, by_text=self.reranker.by_text)
+        nothing = Scored(np.empty(0)).padded(len(prepared.request.passages), _LATE)
+        return build_ranking(prepared, nothing, self.reranker.model, self.reranker.scale)
 
     async def _run(self) -> None:
         while True:
@@ -136,7 +170,7 @@ class Batcher:
         """Wait for company: until the oldest request is ``wait_ms`` old, or a batch is full."""
         while self._queue and not self._fills_a_batch():
             patience = self._queue[0].arrived + self.limits.wait_ms / 1000 - time.monotonic()
-            if patience <= 0 or self._queue[0].alone:
+            if patience <= 0:
                 return
             self._news.clear()
             with contextlib.suppress(TimeoutError):
@@ -146,33 +180,36 @@ class Batcher:
         return sum(len(item.passages) for item in self._queue) >= self.limits.batch_passages
 
     def _take(self) -> list[_Waiting]:
-        """The next batch: the oldest requests that fit together."""
+        """The next batch: the oldest requests that fit together, in size and in time."""
         batch: list[_Waiting] = []
         passages = characters = 0
         while self._queue:
             item = self._queue[0]
-            if item.future.done():  # its caller went away
+            if item.future.done():  # its caller goes away in this very moment
                 self._queue.popleft()
                 continue
             passages += len(item.passages)
             characters += item.characters
             too_much = passages > self.limits.batch_passages or characters > self.limits.batch_characters
-            if batch and (too_much or item.alone or batch[0].alone):
+            if batch and (too_much or not self._can_share([*batch, item], characters)):
                 break
             batch.append(self._queue.popleft())
         return batch
 
     async def _work(self, batch: list[_Waiting]) -> None:
-        # Who asked for a deadline gets what can be had by then, be it nothing; the others were promised an answer.
-        late = [item for item in batch if item.deadline <= time.monotonic() and not item.alone]
-        for item in late:
-            _fail(item, Problem(503, "Time ran out before the model was free", retry_after_s=self._seconds_per_request))
-        batch = [item for item in batch if item not in late]
+        started = time.monotonic()
+        for item in batch:
+            if item.deadline <= started:
+                _fail(item, self._too_late())
+        batch = [item for item in batch if not item.future.done()]
         if not batch:
             return
-        started = time.monotonic()
+        for item in batch:
+            item.has_begun = True
         try:
             rankings = await self._rank(batch)
+        except _AbandonedError:
+            return
         except Exception as error:  # of whichever request it is: halves are tried until it stands alone
             await self._divide(batch, error)
             return
@@ -190,22 +227,44 @@ class Batcher:
             await self._work([item for item in half if not item.future.done()])
 
     async def _rank(self, batch: Sequence[_Waiting]) -> list[Ranking]:
-        return await self.reranker.arank_many(
-            [(item.query, item.passages) for item in batch],
-            top_k=max(1, *(len(item.passages) for item in batch)),
-            deadline_s=self._deadline_s(batch),
+        work = asyncio.ensure_future(
+            self.reranker.arank_many(
+                [(item.query, item.passages) for item in batch],
+                top_k=max(1, *(len(item.passages) for item in batch)),
+                deadline_s=self._deadline_s(batch),
+            )
         )
 
+        def look(_: object) -> None:
+            if all(item.future.done() for item in batch):
+                work.cancel()
+
+        for item in batch:
+            item.future.add_done_callback(look)
+        await asyncio.wait({work})
+        if work.cancelled():
+            raise _AbandonedError
+        return work.result()
+
     def _deadline_s(self, batch: Sequence[_Waiting]) -> float | None:
-        """Seconds that the batch has; None where it will surely end in time.
+        """Seconds that the batch has, never fewer than one of its requests; None where it will surely end in time.
 
         Under a deadline a reranker works in small pieces, which costs most of what batching gains.
         """
-        left = max(1e-3, min(item.deadline for item in batch) - time.monotonic())
+        if self._ends_in_time(batch, sum(item.characters for item in batch)):
+            return None
+        return max(1e-3, max(item.deadline for item in batch) - time.monotonic())
+
+    def _can_share(self, batch: Sequence[_Waiting], characters: int) -> bool:
+        due = [item.deadline for item in batch]
+        return max(due) - min(due) <= _TOGETHER_S or self._ends_in_time(batch, characters)
+
+    def _ends_in_time(self, batch: Sequence[_Waiting], characters: int) -> bool:
+        """Whether so many characters will be read well before the first request is due."""
         if self._seconds_per_character is None:
-            return left
-        expected = self._seconds_per_character * sum(item.characters for item in batch)
-        return left if expected * _SAFETY > left else None
+            return False
+        left = min(item.deadline for item in batch) - time.monotonic()
+        return self._seconds_per_character * characters * _SAFETY <= left
 
     def _learn(self, batch: Sequence[_Waiting], seconds: float) -> None:
         """Keep moving averages of what a character and a request cost."""
@@ -215,6 +274,10 @@ class Batcher:
         self._seconds_per_character = each if known is None else known + _SMOOTHING * (each - known)
         self._seconds_per_request += _SMOOTHING * (seconds / len(batch) - self._seconds_per_request)
         self._record(requests=len(batch), passages=sum(len(item.passages) for item in batch), seconds=seconds)
+
+
+class _AbandonedError(Exception):
+    """Nobody waits for any of the batch."""
 
 
 def _fail(item: _Waiting, error: Exception) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import re
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_SMALL = 64 * 1024
+"""Bytes that are parsed in no time."""
 
 
 class GuardedRequest(Request):
@@ -78,8 +81,13 @@ class GuardedRequest(Request):
             Problem: it is not JSON, or nested too deeply.
         """
         body = await self.body()
+        if len(body) < _SMALL:
+            return self._parsed(body)
+        return await asyncio.to_thread(self._parsed, body)  # other callers are answered meanwhile
+
+    def _parsed(self, body: bytes) -> Any:
         try:
-            value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+            value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
         except RecursionError as error:
             raise self._too_deep() from error
         except UnicodeDecodeError as error:
@@ -113,6 +121,13 @@ class GuardedRoute(APIRoute):
                 raise problem from error
 
         return guarded
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):  # 1e999 is valid JSON, and no number that could be sent back
+        raise ValueError(f"the number {digits[:20]} is out of range")
+    return value
 
 
 def _refuse_constant(name: str) -> Any:

@@ -40,7 +40,7 @@ class RerankRequest(BaseModel):
     return_text: bool | None = Field(None, description="TEI's name for `return_documents`.")
     raw_scores: bool | None = Field(None, description="The reranker's own scores in place of those in [0, 1].")
     rank_fields: list[str] | None = Field(
-        None, fail_fast=True, description="Cohere v1: which fields of a document count."
+        None, fail_fast=True, max_length=100, description="Cohere v1: which fields of a document count, each once."
     )
     deadline_s: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="Seconds for this request; what is not scored by then comes last."
@@ -121,23 +121,25 @@ def passages_of(body: RerankRequest, limits: Limits) -> list[Passage]:
     given = body.given
     if len(given) > limits.passages:
         raise Problem(413, f"{len(given)} documents in one request; {limits.passages} are allowed")
-    passages = [_passage(position, document, body.rank_fields) for position, document in enumerate(given)]
-    characters = len(body.query) + sum(len(passage.text) + len(passage.title) for passage in passages)
-    if characters > limits.characters:
+    fields = list(dict.fromkeys(body.rank_fields or ()))
+    pieces = [_pieces(position, document, fields) for position, document in enumerate(given)]
+    characters = len(body.query) + sum(len(piece) for texts, title in pieces for piece in (*texts, title))
+    if characters > limits.characters:  # before they are joined
         raise Problem(413, f"{characters} characters in one request; {limits.characters} are allowed")
-    return passages
+    return [Passage(str(position), "\n".join(texts), title) for position, (texts, title) in enumerate(pieces)]
 
 
-def _passage(position: int, document: str | dict[str, Any], fields: list[str] | None) -> Passage:
+def _pieces(position: int, document: str | dict[str, Any], fields: list[str]) -> tuple[list[str], str]:
+    """The lines of a document's text, and its title."""
     if isinstance(document, str):
-        return Passage(str(position), document)
+        return [document], ""
     if fields:
-        parts = [f"{name}: {document[name]}" for name in fields if isinstance(document.get(name), (str, int, float))]
-        return Passage(str(position), "\n".join(parts))
+        known = [(name, document[name]) for name in fields if isinstance(document.get(name), (str, int, float))]
+        return [f"{name}: {value}" for name, value in known], ""
     text, title = document.get("text"), document.get("title", "")
     if not isinstance(text, str):
         raise InputError(f"documents.{position}: an object must have its text as a string under 'text'")
-    return Passage(str(position), text, title if isinstance(title, str) else "")
+    return [text], title if isinstance(title, str) else ""
 
 
 def _view(body: RerankRequest, count: int) -> int:

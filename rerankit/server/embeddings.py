@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter
@@ -22,7 +24,13 @@ from rerankit.server.problems import Overloaded, Problem
 from rerankit.server.settings import Limits
 from rerankit.server.waiting import while_connected
 
+if TYPE_CHECKING:
+    from rerankit.models.encoder import TextEncoder
+
 __all__ = ["EmbeddingRequest", "embedding_routes"]
+
+_SLICE_TEXTS = 16
+_SLICE_CHARACTERS = 16_000
 
 
 class _Texts(RootModel[list[str]]):
@@ -69,7 +77,11 @@ def embedding_routes() -> APIRouter:
 
 
 class _Desk:
-    """One thread for the embedder, and a count of who waits for it."""
+    """One thread for the embedder, and a count of who waits for it.
+
+    The thread works slice by slice, and callers take turns: one who goes away, or whose time is over, hands in no
+    further slice, and neither a long request nor the end of the server has to wait for more than a slice.
+    """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rerankit-embed")
@@ -82,22 +94,40 @@ class _Desk:
             raise Overloaded(1.0)
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, _encode, texts, body)
+            run = functools.partial(asyncio.get_running_loop().run_in_executor, self._thread)
+            encoder, meter = await run(_chosen, body), Meter()
+            vectors = [await run(_encode, encoder, part, body, meter) for part in _slices(texts)]
+            return encoder.model_id, np.concatenate(vectors), meter.input_tokens
         finally:
             self._waiting -= 1
 
 
-def _encode(texts: list[str], body: EmbeddingRequest) -> tuple[str, NDArray[np.float32], int]:
+def _slices(texts: list[str]) -> Iterator[list[str]]:
+    part: list[str] = []
+    size = 0
+    for text in texts:
+        if part and (len(part) == _SLICE_TEXTS or size + len(text) > _SLICE_CHARACTERS):
+            yield part
+            part, size = [], 0
+        part.append(text)
+        size += len(text)
+    yield part
+
+
+def _chosen(body: EmbeddingRequest) -> TextEncoder:
     from rerankit.models.embedded import embedder
 
-    encoder, meter = embedder(), Meter()
+    encoder = embedder()
     if body.model not in (None, "embedded", encoder.model_id):
         raise Problem(404, f"There is no embedding model {body.model[:100]!r} here; there is 'embedded'")
     if body.dimensions not in (None, encoder.dim):
         raise Problem(422, f"The model has {encoder.dim} dimensions, and cannot give {body.dimensions}")
+    return encoder
+
+
+def _encode(encoder: TextEncoder, texts: list[str], body: EmbeddingRequest, meter: Meter) -> NDArray[np.float32]:
     kind: Literal["query", "passage"] = "query" if body.input_type == "query" else "passage"
-    vectors = encoder.encode([clean(text) for text in texts], kind=kind, meter=meter)
-    return encoder.model_id, vectors, meter.input_tokens
+    return encoder.encode([clean(text) for text in texts], kind=kind, meter=meter)
 
 
 def _checked(body: EmbeddingRequest, limits: Limits) -> list[str]:

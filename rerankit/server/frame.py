@@ -7,18 +7,22 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Collection
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rerankit.server.auth import OPEN_PATHS, Keys, given_key
+from rerankit.server.auth import OPEN_PATHS, Keys
 from rerankit.server.metrics import Metrics
 from rerankit.server.problems import error_body
 
 logger = logging.getLogger(__name__)
 
 _ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+_PORT = re.compile(r":\d*$")
+_NO_KEY = "This server needs an API key, and the one given is not among its keys (Authorization: Bearer KEY)"
+_OTHER_HOST = "This server does not go by that name; start it with --allow-host NAME, or with API keys"
 _QUIET = frozenset({"/healthz", "/health", "/readyz", "/metrics"})
 """Asked every few seconds by machines: not worth a log line."""
 
@@ -30,10 +34,12 @@ class Frame:
         app: the application inside.
         keys: who may come in.
         metrics: where answers are counted.
+        hosts: the only names, without ports, that a ``Host`` header may hold; none means any.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics, hosts: Collection[str] = ()) -> None:
         self.app, self.keys, self.metrics = app, keys, metrics
+        self.hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event."""
@@ -54,12 +60,14 @@ class Frame:
             await send(message)
 
         try:
-            if scope["path"] in OPEN_PATHS or self.keys.allow(
-                given_key(headers.get("authorization"), headers.get("x-api-key"))
+            if self.hosts and _PORT.sub("", headers.get("host", "")).lower() not in self.hosts:
+                await _refuse(scope, answer, 421, _OTHER_HOST)
+            elif scope["path"] in OPEN_PATHS or self.keys.open_for(
+                headers.get("authorization"), headers.get("x-api-key")
             ):
                 await self.app(scope, receive, answer)
             else:
-                await _refuse(scope, answer)
+                await _refuse(scope, answer, 401, _NO_KEY)
         finally:
             self._record(scope, status, time.perf_counter() - started)
 
@@ -81,13 +89,12 @@ class Frame:
         logger.info("request", extra=told)
 
 
-async def _refuse(scope: Scope, send: Send) -> None:
-    message = "This server needs an API key, and the one given is not among its keys (Authorization: Bearer KEY)"
-    body = json.dumps(error_body(scope["path"], 401, message, scope["state"]["id"])).encode()
+async def _refuse(scope: Scope, send: Send, status: int, message: str) -> None:
+    body = json.dumps(error_body(scope["path"], status, message, scope["state"]["id"])).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        (b"www-authenticate", b"Bearer"),
+        *([(b"www-authenticate", b"Bearer")] if status == 401 else []),
     ]
-    await send({"type": "http.response.start", "status": 401, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -6,6 +6,7 @@ caller names rerankers from a list that was fixed at the start, so no request ca
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from rerankit.server.auth import Keys, given_key
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
+    from mcp.server.mcpserver.tools import Tool
 
     from rerankit.rag.answer import Generator
     from rerankit.rerankers.base import Reranker
@@ -54,8 +56,9 @@ def build(
 
     Raises:
         InputError: an argument makes no sense.
-        SpecError: a spec is wrong.
-        MissingExtraError: ``mcp`` is not installed, or chromadb where a store is given.
+        SpecError: a spec, or an option in one, is wrong.
+        StoreError: the store cannot be opened.
+        MissingExtraError: ``mcp`` is not installed, or chromadb where a store is given, or what a family needs.
     """
     require("mcp.server.mcpserver", extra="mcp", purpose="The MCP server")
     from rerankit.server.mcp_models import OFFLINE, Library, Rerankers
@@ -67,6 +70,8 @@ def build(
         require("chromadb", extra="chroma", purpose="The Chroma store")
         library = Library(store, collections)
     try:
+        if library is not None:
+            library.names()  # a store that is not there is told now, and not to agents
         yield _server(Tools(allowed, library, generator, bounds))
     finally:
         allowed.close()
@@ -76,7 +81,6 @@ def build(
 
 def _server(tools: Any) -> MCPServer:
     from mcp.server.mcpserver import MCPServer
-    from mcp.types import ToolAnnotations
 
     import rerankit
 
@@ -84,17 +88,32 @@ def _server(tools: Any) -> MCPServer:
     said = _INSTRUCTIONS.format(names=", ".join(rerankers.names), default=rerankers.default)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    server = MCPServer("rerankit", instructions=said, version=rerankit.__version__, log_level="WARNING")
+    shown = (tools.rerank, tools.compare, *((tools.search, tools.ask) if tools.library is not None else ()))
+    server = MCPServer(
+        "rerankit", instructions=said, version=rerankit.__version__, log_level="WARNING",
+        tools=[_strict_tool(tool) for tool in shown],
+    )  # fmt: skip
     root.handlers[:], root.level = handlers, level  # the SDK sets up logging for the whole program; that is not ours
-    reads = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
-    for tool in (tools.rerank, tools.compare, *((tools.search, tools.ask) if tools.library is not None else ())):
-        server.add_tool(tool, annotations=reads)
     as_json: dict[str, Any] = {"mime_type": "application/json"}
     server.resource("rerankit://models", name="models", **as_json)(tools.models)
     if tools.library is not None:
         server.resource("rerankit://collections", name="collections", **as_json)(tools.collections)
         server.resource("rerankit://collections/{name}", name="collection", **as_json)(tools.collection)
     return server
+
+
+def _strict_tool(function: Callable[..., Any]) -> Tool:
+    """A tool that only reads, and refuses arguments that it does not have: a misspelt filter must not be no filter."""
+    from mcp.server.mcpserver.tools import Tool
+    from mcp.types import ToolAnnotations
+    from pydantic import create_model
+
+    reads = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+    tool = Tool.from_function(function, annotations=reads)
+    loose = tool.fn_metadata.arg_model
+    strict = create_model(loose.__name__, __base__=loose, __cls_kwargs__={"extra": "forbid"})
+    tool.fn_metadata.arg_model, tool.parameters = strict, strict.model_json_schema(by_alias=True)
+    return tool
 
 
 def run_stdio(server: MCPServer) -> None:
@@ -162,20 +181,34 @@ def run_http(
 
 
 class _Locked:
-    """Refuses requests without a valid key before anything of them is read."""
+    """Refuses requests without a valid key before anything of them is read, and ties each session to its key.
+
+    The SDK answers a request for a session with 404 unless its user is the one who opened it.
+    """
 
     def __init__(self, app: Any, keys: Keys) -> None:
         self._app, self._keys = app, keys
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and not self._keys.allow(_key(scope)):
+        key = _key(scope) if scope["type"] == "http" else None
+        if scope["type"] == "http" and not self._keys.allow(key):
             from starlette.responses import PlainTextResponse
 
             refused = PlainTextResponse("An API key is needed: Authorization: Bearer KEY", 401)
             refused.headers["WWW-Authenticate"] = "Bearer"
             await refused(scope, receive, send)
         else:
-            await self._app(scope, receive, send)
+            owned = {**scope, "user": _user(key)} if self._keys and key else scope
+            await self._app(owned, receive, send)
+
+
+def _user(key: str) -> Any:
+    """Whoever holds the key, by its digest."""
+    from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+    from mcp.server.auth.provider import AccessToken
+
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return AuthenticatedUser(AccessToken(token=digest, client_id=digest, scopes=[]))
 
 
 def _key(scope: Mapping[str, Any]) -> str | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rerankit.rag.collection import UNKNOWN
 from rerankit.rag.events import RagResult
 from rerankit.rag.records import DISTANCE
 from rerankit.rerankers.prepare import clean
@@ -18,14 +19,15 @@ _FAILED = "the model failed; the order in which the passages came was kept"
 """Why it failed is in the server's log: the error of a model may tell of the machine."""
 
 
-def judged(name: str, ranking: Ranking) -> dict[str, Any]:
-    """How the ranking came to be: the fields of ``Judged``."""
+def judged(name: str, ranking: Ranking, found: Sequence[Passage] = ()) -> dict[str, Any]:
+    """How the ranking came to be, and what is doubtful about the passages that were found: fields of ``Judged``."""
+    reason = _FAILED if ranking.status == "fallback" else clean(ranking.reason)
     return {
         "reranker": name,
         "model": ranking.model,
         "scale": ranking.scale,
         "status": ranking.status,
-        "reason": _FAILED if ranking.status == "fallback" else clean(ranking.reason),
+        "reason": _joined(reason, _doubts(found)),
         "seconds": round(ranking.usage.seconds, 4),
     }
 
@@ -67,11 +69,22 @@ def cited_answer(result: RagResult, collection: str, reranker: str, generator: s
         for item in answer.citations
     ]  # fmt: skip
     return AskResult(
-        answer=clean(answer.text), abstained=answer.abstained, reason=clean(answer.reason),
+        answer=clean(answer.text), abstained=answer.abstained,
+        reason=_joined(clean(answer.reason), _doubts(result.candidates)),
         confidence=answer.confidence, citations=citations, collection=collection, reranker=reranker,
         generator=answer.model or generator,
         seconds={name: round(seconds, 4) for name, seconds in result.timings.items()},
     )  # fmt: skip
+
+
+def _doubts(found: Sequence[Passage]) -> str:
+    if any(passage.embedding_model == UNKNOWN for passage in found):
+        return "the collection seems to be made with another embedder than this server's: what was found may be poor"
+    return ""
+
+
+def _joined(*reasons: str) -> str:
+    return "; ".join(reason for reason in reasons if reason)
 
 
 def _metadata(passage: Passage) -> dict[str, Any]:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rerankit.errors import InputError, SpecError
+from rerankit.errors import InputError, ModelError
 from rerankit.models.protocols import Embedder
 from rerankit.rag.chroma import ChromaRetriever
 from rerankit.rag.collection import read_facts
 from rerankit.rag.store import Store
 from rerankit.rerankers.base import Reranker
 from rerankit.server.mcp_results import Collection, NamedReranker
-from rerankit.spec import families, load, parse
+from rerankit.spec import check, load
 
 if TYPE_CHECKING:
     import chromadb
     from chromadb.api import ClientAPI
 
 __all__ = ["OFFLINE", "Bounds", "Library", "Rerankers"]
+
+logger = logging.getLogger(__name__)
 
 OFFLINE = {"default": "default", "dense": "dense", "lexical": "lexical", "none": "none"}
 """What is allowed unless told otherwise: all of it works without a network."""
@@ -60,7 +63,8 @@ class Rerankers:
         specs: name -> spec or reranker; the first is the default.
 
     Raises:
-        SpecError: a spec is wrong.
+        SpecError: a spec, or an option in one, is wrong.
+        MissingExtraError: a family needs a package that is not installed.
         InputError: there is none.
     """
 
@@ -82,13 +86,17 @@ class Rerankers:
 
         Raises:
             InputError: it is not among those allowed.
-            RerankitError: it cannot be loaded.
+            ModelError: it cannot be loaded. Why is in the log: the error may tell of the machine.
         """
         if name not in self._specs:
             raise InputError(f"There is no reranker {name!r:.80} here; there are: {', '.join(self.names)}")
         with self._lock:
             if name not in self._loaded:
-                self._loaded[name] = load(self._specs[name])
+                try:
+                    self._loaded[name] = load(self._specs[name])
+                except Exception as error:
+                    logger.error("The reranker %s cannot be loaded: %s", name, error)
+                    raise ModelError(f"The reranker {name!r} cannot be loaded; the server's log says why") from error
             return self._loaded[name]
 
     def listing(self) -> list[NamedReranker]:
@@ -183,9 +191,4 @@ class Library:
 
 
 def _families(spec: str | Reranker) -> list[str]:
-    if not isinstance(spec, str):
-        return [type(spec).__name__]
-    names = [stage.family for stage in parse(spec)]
-    if unknown := [name for name in names if name not in families()]:
-        raise SpecError(f"Unknown reranker family {unknown[0]!r}; known: {', '.join(sorted(families()))}")
-    return names
+    return [stage.family for stage in check(spec)] if isinstance(spec, str) else [type(spec).__name__]

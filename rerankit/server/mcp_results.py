@@ -40,7 +40,7 @@ class Judged(BaseModel):
     model: str
     scale: str = Field(description="What a score means; only 'probability' compares between rerankers.")
     status: str = Field(description="scored; partial (time ran out); fallback (it failed: the order was kept).")
-    reason: str = Field(description="Why the status is not 'scored'.")
+    reason: str = Field(description="Why the status is not 'scored', and what else is doubtful.")
     seconds: float
 
 

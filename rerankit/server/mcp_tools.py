@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
 from pydantic import Field
 
-from rerankit.errors import InputError, RerankitError
+from rerankit.errors import InputError, RerankitError, StoreError
 from rerankit.rag.answer import Generator
 from rerankit.rag.events import Done, Packed, RagResult, Reranked, Retrieved
 from rerankit.rag.extractive import ExtractiveGenerator
@@ -37,6 +38,8 @@ from rerankit.server.mcp_results import (
 from rerankit.types import Passage, Ranking
 
 __all__ = ["Tools"]
+
+logger = logging.getLogger(__name__)
 
 _FILTER_LEVELS = 6
 _CANDIDATES = 30
@@ -116,7 +119,8 @@ class Tools:
             ranking = await model.arank(question, found, top_k=k, deadline_s=self.bounds.seconds)
             await ctx.report_progress(3, 3, "reranked")
             hits = [found_passage(hit, self.bounds.text_characters) for hit in ranking]
-            return SearchResult(**judged(name, ranking), collection=place, candidates=len(found), hits=hits)
+            how = judged(name, ranking, found)
+            return SearchResult(**how, collection=place, candidates=len(found), hits=hits)
 
     async def ask(
         self,
@@ -160,8 +164,10 @@ class Tools:
                 raise InputError(f"Name 2 to {self.bounds.rerankers} different rerankers")
             if passages is None:
                 _, found = await self._candidates(question, collection, self._count(candidates, top_k), where)
-            else:
+            elif (collection, candidates, where) == (None, None, None):
                 found = self._given(question, passages)
+            else:
+                raise InputError("Give passages, or collection, candidates and where to find some; not both")
             rankings = await self._compared(question, found, rerankers, ctx)
             return self._comparison(rankings, found, top_k)
 
@@ -197,6 +203,9 @@ class Tools:
             _at_most(len(query), self.bounds.characters, "characters")
             _at_most(top_k, self.bounds.top_k, "passages to give back")
             yield
+        except StoreError as error:  # tells of the machine: folders, addresses
+            logger.error("The store failed: %s", error)
+            raise ToolError("The document store cannot be used at the moment; the server's log says why") from error
         except RerankitError as error:
             raise ToolError(clean(str(error))) from error
         finally:
@@ -267,7 +276,7 @@ class Tools:
             candidates=len(found),
             top_k=top_k,
             orders=[
-                Order(**judged(name, ranking), top=orders[name][:top_k], moves=moves(ranking[:top_k]))
+                Order(**judged(name, ranking, found), top=orders[name][:top_k], moves=moves(ranking[:top_k]))
                 for name, ranking in rankings.items()
             ],
             overlaps=overlaps(orders, top_k),

@@ -18,6 +18,7 @@ _KINDS = {
     408: "timeout",
     413: "too_large",
     415: "unsupported_media_type",
+    421: "misdirected",
     422: "validation",
     429: "overloaded",
     500: "internal",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import signal
 import socket
@@ -16,10 +17,14 @@ from rerankit.server.waiting import GRACE_S
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 1024
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
 def run(settings: Settings, *, host: str, port: int) -> None:
     """Serve on ``host:port``; port 0 takes a free one, which the log tells.
+
+    A server for this machine alone, without keys, answers to this machine's names and ``settings.hosts`` only, so
+    that a web page cannot reach it through a browser under a name of its own (DNS rebinding).
 
     SIGTERM and SIGINT close the door, let the requests inside end, and return.
 
@@ -30,10 +35,13 @@ def run(settings: Settings, *, host: str, port: int) -> None:
     from rerankit.server.app import create_app
 
     listener = _listen(host, port)
+    is_loopback = _is_loopback(host)
+    is_checked = not settings.api_keys and (is_loopback or settings.hosts)
+    settings = dataclasses.replace(settings, hosts=(*_LOOPBACK, host, *settings.hosts) if is_checked else ())
     app = create_app(settings)
     listener.listen(_BACKLOG)  # from here on a caller waits and is not turned away
     log_as_json(log_text=settings.log_text)
-    if not settings.api_keys and not _is_loopback(host):
+    if not settings.api_keys and not is_loopback:
         logger.warning("open to the network without an API key; set RERANKIT_API_KEYS or --api-keys")
     logger.info("serving %s at http://%s:%d", ", ".join(settings.models), *listener.getsockname()[:2])
     # uvicorn raises the signal again when all is done; by then it means nothing but the end.

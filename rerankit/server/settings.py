@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rerankit.errors import InputError
+from rerankit.redaction import public_spec
 from rerankit.rerankers.base import Reranker
 
 _NAME = re.compile(r"[\w./-]{1,100}")
@@ -43,8 +45,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            if not getattr(self, name) > 0 and not (name == "wait_ms" and self.wait_ms == 0):
-                raise InputError(f"The server's limit {name!r} must be above 0, got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not math.isfinite(value) or (value <= 0 and (name, value) != ("wait_ms", 0)):
+                raise InputError(f"The server's limit {name!r} must be a number above 0, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class Settings:
         ask: what ``/v1/ask`` asks.
         api_keys: any one of them opens the server; none means that it is open to all. Not part of ``repr``.
         limits: see :class:`Limits`.
+        hosts: the only names, without ports, by which requests may call the server; none means any.
         log_text: whether logs may hold queries and passages.
     """
 
@@ -74,6 +78,7 @@ class Settings:
     ask: AskSettings | None = None
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     limits: Limits = field(default_factory=Limits)
+    hosts: tuple[str, ...] = ()
     log_text: bool = False
 
     def __post_init__(self) -> None:
@@ -91,10 +96,10 @@ def named_models(given: Sequence[str]) -> dict[str, str]:
     for item in given:
         name, sign, spec = item.partition("=")
         if not sign or not _NAME.fullmatch(name.strip()):  # the = of an option: cross-encoder:x[dtype=int8]
-            name, spec = item, item
+            name, spec = public_spec(item), item  # clients are told the name
         name, spec = name.strip(), spec.strip()
         if not spec:
-            raise InputError(f"A model is written NAME=SPEC, such as fast=dense; got {item!r}")
+            raise InputError(f"A model is written NAME=SPEC, such as fast=dense; got {public_spec(item)!r}")
         if name in models:
             raise InputError(f"Two models have the name {name!r}; give each its own: --model NAME=SPEC")
         models[name] = spec

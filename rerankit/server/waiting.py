@@ -14,8 +14,8 @@ from rerankit.server.problems import Problem
 
 T = TypeVar("T")
 
-GRACE_S = 5.0
-"""How far past its deadline a ranking may run before its caller is told to wait no longer."""
+GRACE_S = 1.0
+"""How far past its deadline any answer may come; then its caller is told to wait no longer."""
 
 
 class CallerGone(Problem):
@@ -45,8 +45,9 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T], deadli
         if task.done():
             return task.result()
         if gone.done():
+            request.app.state.metrics.gone.inc()
             raise CallerGone
-        raise Problem(504, "The model did not end in time", retry_after_s=GRACE_S)
+        raise Problem(504, "The answer was not ready in time", retry_after_s=GRACE_S)
     finally:
         for part in (task, gone):
             part.cancel()

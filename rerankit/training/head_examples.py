@@ -6,13 +6,14 @@ From a test collection (see :mod:`rerankit.evaluation.datasets`), or from a json
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rerankit.checks import check_whole
 from rerankit.errors import InputError
 from rerankit.evaluation.candidates import from_run
 from rerankit.evaluation.datasets import Dataset, open_dataset
@@ -62,13 +63,15 @@ def read_examples(
     Raises:
         InputError: the source cannot be read, or has no labelled question.
     """
+    check_whole(0, seed=seed)
+    check_whole(1, count=count, negatives=negatives)
     random = np.random.default_rng(seed)
     path = Path(source).expanduser()
     if path.is_file() and corpus is None:
         lists = list(_from_file(path, negatives))
     else:
         lists = list(_from_dataset(open_dataset(source, split=split, corpus=corpus), negatives, random))
-    lists = [(query, right, wrong) for query, right, wrong in lists if wrong]
+    lists = [(query, right, wrong) for query, right, wrong in lists if wrong and query.strip() and right.strip()]
     if not lists:
         raise InputError(f"{source} has no question with a relevant passage and others beside it")
     chosen = random.permutation(len(lists))[:count]
@@ -85,8 +88,12 @@ def _example(labelled: tuple[str, str, list[str]], random: np.random.Generator) 
 def _from_file(path: Path, negatives: int) -> Iterator[tuple[str, str, list[str]]]:
     for number, row in read_jsonl(path):
         where = f"{path}, line {number}"
+        if not all(isinstance(row.get(name, ""), str) for name in ("query", "question", "positive")):
+            raise InputError(f"{where}: query and positive must be text")
         query, right = text_field(row, ("query", "question"), where), text_field(row, ("positive",), where)
-        yield query, right, _texts(row, where)[:negatives]
+        if not query.strip() or not right.strip():
+            raise InputError(f"{where}: query and positive must hold text")
+        yield query, right, _others(right, _texts(row, where))[:negatives]
 
 
 def _texts(row: Mapping[str, Any], where: str) -> list[str]:
@@ -94,6 +101,11 @@ def _texts(row: Mapping[str, Any], where: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise InputError(f"{where}: 'negatives' is a list of texts")
     return value
+
+
+def _others(right: str, wrong: Sequence[str]) -> list[str]:
+    """The wrong passages without blank ones and copies of the right one."""
+    return [text for text in wrong if text.strip() and text.strip() != right.strip()]
 
 
 def _from_dataset(
@@ -106,7 +118,8 @@ def _from_dataset(
         if name in texts:
             relevant = _relevant(dataset)[query]
             wrong = [_shown(passage) for passage in found.get(query, ()) if passage.id not in relevant]
-            yield dataset.questions[query].text, _shown(texts[name]), wrong[:negatives]
+            right = _shown(texts[name])
+            yield dataset.questions[query].text, right, _others(right, wrong)[:negatives]
 
 
 def _relevant(dataset: Dataset) -> dict[str, dict[str, int]]:

@@ -9,6 +9,7 @@ layers below it, so the selection stops at the first depth that is as good as an
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rerankit.checks import check_choice, check_whole, is_number
 from rerankit.errors import InputError, ModelError
 from rerankit.models.attention import AttentionReader, Tail
 from rerankit.models.attention_layers import model_shape
 from rerankit.models.heads import FORMAT, middle_heads
-from rerankit.models.in_context_prompt import InContextPrompt, fitting_template
+from rerankit.models.in_context_prompt import Candidate, InContextPrompt, Question, fitting_template
 from rerankit.models.templates import Template
 from rerankit.training.head_examples import Example
 
@@ -36,6 +38,9 @@ Floats = NDArray[np.float64]
 NULL_QUERY = "N/A"
 FEWEST = 4
 """Lists below which half of them cannot check the other half."""
+
+LEAST_TOKENS = 16
+"""Tokens of a passage below which its text no longer says what it is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,7 @@ class Detection:
         lists: how many chose, and how many checked.
         method, seed, temperature: as given.
         template: fingerprint of the prompt.
+        cut: lists whose passages were shortened below what was asked for, so that they fit the context.
     """
 
     heads: tuple[HeadScore, ...]
@@ -77,6 +83,7 @@ class Detection:
     seed: int
     temperature: float
     template: str
+    cut: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,22 +119,27 @@ def detect_heads(
         temperature: of CoRe's softmax; 0.1 for Llama and Phi, 0.001 for Mistral and Granite.
         max_depth: use no head above so many layers.
         tolerance: nDCG@10 that may be given up for less depth.
-        passage_tokens: longest passage shown.
+        passage_tokens: longest passage shown; less where a list does not fit the context otherwise.
         template: of the prompt; default: the model's.
         seed: of the division into halves.
         progress: called with 1 after each list.
 
     Raises:
         InputError: too few examples, or an option out of range.
-        ModelError: the model's attention cannot be read, or a list does not fit.
+        ModelError: the model's attention cannot be read, or a list does not fit with passages of 16 tokens.
     """
-    if len(examples) < FEWEST or method not in ("core", "qr") or top < 1 or not temperature > 0:
-        raise InputError(f"detect_heads needs {FEWEST} lists, method core or qr, top of at least 1, temperature over 0")
+    check_choice("method", method, ("core", "qr"))
+    check_whole(1, top=top, passage_tokens=passage_tokens)
+    check_whole(0, seed=seed)
+    if len(examples) < FEWEST or not (is_number(temperature) and 0 < temperature < math.inf):
+        raise InputError(f"detect_heads needs {FEWEST} lists and a temperature over 0")
     prompt = InContextPrompt(lm.reader, fitting_template(lm.loaded.checkpoint.name, template, lm.reader))
     reader = AttentionReader(lm, model_shape(lm.model).all_heads(), per_head=True)
-    masses = []
+    masses, cut = [], 0
     for example in examples:
-        masses.append(_masses(reader, prompt, example, passage_tokens))
+        limit = _limit(prompt, example, passage_tokens, lm.context)
+        cut += limit < passage_tokens
+        masses.append(_masses(reader, prompt, example, limit, lm.context))
         if progress is not None:
             progress(1)
     order = np.random.default_rng(seed).permutation(len(masses))
@@ -154,6 +166,7 @@ def detect_heads(
         seed,
         temperature,
         prompt.template.fingerprint,
+        cut,
     )
 
 
@@ -217,11 +230,40 @@ def save_heads(detection: Detection, lm: LocalLM, path: Path, *, data: str = "")
     path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def _masses(reader: AttentionReader, prompt: InContextPrompt, example: Example, passage_tokens: int) -> _Masses:
+def _limit(prompt: InContextPrompt, example: Example, passage_tokens: int, context: int | None) -> int:
+    """Tokens per passage with which a list fits the context.
+
+    Raises:
+        ModelError: it does not fit with passages that still say something.
+    """
+    if context is None:
+        return passage_tokens
+    count = len(example.passages)
+    room = min(prompt.room(context, one) for one in _questions(prompt, example, context))
+    costs = [prompt.cost(prompt.candidate(text, passage_tokens), count) for text in example.passages]
+    if sum(costs) <= room:
+        return passage_tokens
+    limit = room // count - prompt.cost(Candidate((), np.empty((0, 2), np.int64), 0), count)
+    if limit < LEAST_TOKENS:
+        raise ModelError(
+            f"A list of {count} passages has {sum(costs)} tokens, and a context of {context} tokens has room for "
+            f"{max(room, 0)}. Show fewer wrong passages (--negatives), or use a model with a longer context."
+        )
+    return min(limit, passage_tokens)
+
+
+def _questions(prompt: InContextPrompt, example: Example, context: int | None) -> list[Question]:
+    """The query, cut to a quarter of the context, and the one that asks for nothing."""
+    return [prompt.question(example.query, context and max(1, context // 4)), prompt.question(NULL_QUERY)]
+
+
+def _masses(
+    reader: AttentionReader, prompt: InContextPrompt, example: Example, limit: int, context: int | None
+) -> _Masses:
     """Every head's attention to every passage, rows averaged, tokens added up."""
-    candidates = [prompt.candidate(text, passage_tokens) for text in example.passages]
+    candidates = [prompt.candidate(text, limit) for text in example.passages]
     shared = prompt.shared(candidates)
-    questions = [prompt.question(example.query), prompt.question(NULL_QUERY)]
+    questions = _questions(prompt, example, context)
     prefix = reader.read_prefix(shared.ids, shared.columns, rows=shared.rows)
     own = reader.read_tails(prefix, [Tail(one.ids) for one in questions]) if prefix is not None else None
     if prefix is None or own is None:

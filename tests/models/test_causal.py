@@ -337,6 +337,10 @@ def test_what_cannot_be_a_judge_is_refused(models, tmp_path):
     headless = tmp_path / "headless"
     AutoModel.from_pretrained(models["llama"]).save_pretrained(headless)
     tiny_lm.tokenizer().save_pretrained(headless)
+    with pytest.raises(ModelError, match="saved as LlamaModel"):
+        LocalLM(headless)
+    config = json.loads((headless / "config.json").read_text("utf-8"))
+    (headless / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForCausalLM"]}), "utf-8")
     with pytest.raises(ModelError, match=r"lm_head"):
         LocalLM(headless)
     pickled = tmp_path / "pickled"

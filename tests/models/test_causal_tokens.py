@@ -129,8 +129,8 @@ def test_a_template_that_refuses_a_system_turn_gets_it_in_the_users():
 
 @pytest.mark.parametrize(
     "template",
-    ["{{ messages[-1]['role'] }}", "{{ raise_exception('no') }}", "{% if %}"],
-    ids=["drops the text", "refuses", "is broken"],
+    ["{{ messages[-1]['role'] }}", "{{ raise_exception('no') }}", "{% if %}", "{{ 1 / 0 }}", "{{ 9.0 ** 999999 }}"],
+    ids=["drops the text", "refuses", "is broken", "divides by zero", "overflows"],
 )
 def test_a_template_that_cannot_be_used_says_so(template):
     reader = PromptReader(tiny_lm.tokenizer(template=template), "org/model")

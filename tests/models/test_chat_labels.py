@@ -208,6 +208,11 @@ def test_the_label_that_a_text_names(text, label):
         ("yes", YES_NO, "Yes"),
         ("YES.", YES_NO, "Yes"),
         ("No, it does not.", YES_NO, "No"),
+        ("Yes, because it names the dose.", YES_NO, "Yes"),
+        ("I can\u2019t say yes.", YES_NO, None),
+        ("I cannot answer yes or no", YES_NO, None),
+        ("No comment.", YES_NO, None),
+        ("It names the dose.\nYes", YES_NO, "Yes"),
         ("Yes, although no figure is given.", YES_NO, None),
         ("Nothing is known", YES_NO, None),
         ("not relevant", ("relevant", "not relevant"), "not relevant"),
@@ -230,3 +235,14 @@ def test_labels_of_every_kind(text, labels, label):
 def test_any_text_and_any_labels(text, labels):
     found = named_label(text, tuple(labels))
     assert found is None or 0 <= found < len(labels)
+
+
+def test_a_label_after_a_refusal_is_no_answer():
+    refusal = [{"I": -0.1}, {" cannot": -0.1}, {" say": -0.1}, {" yes": -0.1, " no": -3.0}]
+    assert read_labels(reply(*refusal, text="I cannot say yes"), YES_NO).source == "none"
+
+
+@pytest.mark.parametrize("piece", [" ", "*", "\n", "score score is ", "the answer is ", "I would say ", "A, ", "\nA*"])
+def test_long_nonsense_is_read_in_no_time(piece):
+    """A pattern with two ways to read a piece would take for ever."""
+    named_label(piece * 50_000, AB)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tiny_lm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_context_models import FIXTURES
@@ -29,6 +30,28 @@ def reader():
 
 def prompt(reader, name: str = "llama-3") -> InContextPrompt:
     return InContextPrompt(reader, templates("in_context")[name])
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "unigram", "bytes"])
+def test_no_tokenizer_adds_blanks_at_the_seams(kind):
+    made = InContextPrompt(PromptReader(tiny_lm.tokenizer(kind, template=None), "x"), templates("in_context")["chat"])
+    texts = ["sow maize five", "goats </s> browse", "milk the cow"]
+    shared = made.shared([made.candidate(text) for text in texts])
+    joint = [
+        "Here are some paragraphs:",
+        *(part for i, text in enumerate(texts, 1) for part in (f"\n\n[{i}] ", Data(text))),
+        f"\n\n{made.template.instruction}\n\nQuery: ",
+        Data("how deep"),
+        "\n",
+    ]
+    assert [*shared.ids, *made.question("how deep").ids] == made.reader.encode([RawPrompt(tuple(joint))])[0]
+    for (start, stop), number in zip(shared.spans, "123", strict=True):
+        read = made.reader.tokenizer.decode(shared.ids[start:stop])
+        assert number in read
+        assert ":" not in read
+    found = made.candidate("sow maize five")
+    assert found.offsets[0].tolist()[0] == 0
+    assert found.offsets[-1].tolist()[1] == len("sow maize five")
 
 
 def test_the_prompt_is_the_paper_s_to_the_last_token(reader):

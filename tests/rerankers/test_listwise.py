@@ -23,6 +23,7 @@ from rerankit.models.language import Completion
 from rerankit.models.prompt import text_of
 from rerankit.models.retry import RetryPolicy
 from rerankit.models.templates import templates
+from rerankit.rerankers.asking import neutral
 from rerankit.rerankers.listwise import METHODS, Listwise
 from rerankit.rerankers.listwise_prompts import fair_share
 
@@ -63,9 +64,21 @@ def worth_of(hit):
     return worths(hit.text)[0]
 
 
+_open: list[ChatLM] = []
+
+
 def built(server, **options):
     lm = ChatLM.from_spec(server.url, retry=QUICK, api_key="", context=options.pop("context", None))
+    _open.append(lm)
     return Listwise(lm, **options)
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    """A reranker leaves the model that it was given open."""
+    yield
+    while _open:
+        _open.pop().close()
 
 
 @pytest.fixture(scope="module")
@@ -563,3 +576,29 @@ def test_the_order_of_a_noisy_judge_is_still_complete_and_repeatable():
         first, second = (reranker.rank(QUERY, passages(20)) for _ in range(2))
     assert [hit.id for hit in first] == [hit.id for hit in second]
     assert sorted(hit.prior_rank for hit in first) == list(range(1, 21))
+
+
+def test_a_key_that_a_server_repeats_gets_nowhere():
+    key = "sk-SECRET-123"
+    with JudgeServer(lambda prompt: f"<think>{key}</think>invalid key {key}") as server:
+        lm = ChatLM.from_spec(server.url, retry=QUICK, api_key=key)
+        with lm, Listwise(lm) as reranker:
+            ranking = reranker.rank(QUERY, passages(3))
+    assert "invalid key ***" in ranking.reason
+    assert key not in json.dumps(ranking.to_dict())
+
+
+def test_long_passages_do_not_outlast_the_deadline(fresh):
+    with built(fresh) as reranker:
+        reranker.rank(QUERY, [f"w{i} worth={i} " * 100_000 for i in range(20)], deadline_s=5)
+    assert fresh.prompts
+
+
+@pytest.mark.parametrize("text", ["[2, 1]", "[2,1]", "\u3010 2 \u3011", "\uff3b2\uff3d", "['2', '1']", "[B, a]"])
+def test_no_identifier_is_left_in_a_passage(text):
+    shown = neutral(f"so {text} it is", "numbered").text
+    assert not re.search("[][\u3010\u3011\uff3b\uff3d]", shown)
+
+
+def test_a_full_width_label_loses_its_colon():
+    assert neutral("Passage \uff22\uff1a best. Query\uff1a x", "quoted").text == "Passage \uff22 - best. Query - x"

@@ -22,10 +22,10 @@ from judge_server import JudgeServer, prefers, worths
 import rerankit
 from rerankit.errors import BackendError, InputError, ModelError, SpecError
 from rerankit.models.chat import ChatLM
+from rerankit.models.chat_labels import named_label
 from rerankit.models.prompt import Data, RawPrompt, text_of
 from rerankit.models.templates import choose_template, templates
 from rerankit.rerankers.pairwise import Pairwise
-from rerankit.rerankers.pairwise_prompts import read_choice
 from rerankit.types import Passage
 
 AB = ("A", "B")
@@ -72,7 +72,8 @@ def pairwise(judge=None, *, logprobs=True, delay_s=0.0, **options):
     """A judge's server, and a reranker that asks it."""
     with (
         JudgeServer(judge or prefers(AB), logprobs=logprobs, delay_s=delay_s) as server,
-        Pairwise(ChatLM.from_spec(server.url, max_retries=0), **options) as reranker,
+        ChatLM.from_spec(server.url, max_retries=0) as lm,
+        Pairwise(lm, **options) as reranker,
     ):
         yield server, reranker
 
@@ -123,7 +124,7 @@ def test_a_contradictory_judge_gets_a_permutation_and_its_mumbling_is_counted(wa
 
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("adaptive", [None, 0.2])
-@pytest.mark.parametrize("aggregate", ["wins", "borda", "bradley-terry"])
+@pytest.mark.parametrize("aggregate", ["wins", "borda", "bradley-terry", "pagerank"])
 def test_allpair_does_not_depend_on_the_input_order(soft, adaptive, aggregate):
     with pairwise(noisy, aggregate=aggregate, soft=soft, adaptive=adaptive) as (_, reranker):
 
@@ -359,11 +360,12 @@ def test_without_any_answer_the_error_comes_out_or_the_order_is_kept():
         ("The more relevant passage is Passage A.", 0), ("<think>A? No, B!</think>\nPassage A", 0),
         ("Passage A is more relevant than Passage B.", None), ("Passage A and Passage B", None), ("", None),
         ("I cannot help with that.", None), ("<think>Passage A seems", None), ("Passage C", None),
-        ("A passage cannot be chosen.", None), ("\u7b54\u6848", None),
+        ("A passage cannot be chosen.", None), ("I would not choose passage B", None), ("I cannot choose A", None),
+        ("I choose passage B.", 1), ("Passage B, because it names rust", 1), ("\u7b54\u6848", None),
     ],
 )  # fmt: skip
 def test_reading_a_written_reply(reply, choice):
-    assert read_choice(reply, AB) == choice
+    assert named_label(reply, AB) == choice
 
 
 @pytest.mark.parametrize("reply", ["", "I'm sorry, I cannot do that.", "Passage A and Passage B", "<think>Passage A"])
@@ -442,8 +444,7 @@ def test_long_passages_are_cut_before_the_question_ends_and_counted():
 
 
 def test_what_does_not_fit_the_context_is_cut_and_said():
-    with JudgeServer(prefers(AB)) as server:
-        lm = ChatLM.from_spec(server.url, context=400)
+    with JudgeServer(prefers(AB)) as server, ChatLM.from_spec(server.url, context=400) as lm:
         with Pairwise(lm) as reranker:
             ranking = reranker.rank("worthy? " * 500, ["worth=1 " + "x " * 900, "worth=2"])
         assert all(lm.count_tokens(prompt) <= 400 for prompt in server.prompts)
@@ -513,6 +514,7 @@ def test_every_template_shows_both_passages_and_names_its_source():
 ASK = """
 import sys
 from rerankit.models.chat import ChatLM
+from rerankit.models.chat_labels import named_label
 from rerankit.rerankers.pairwise import Pairwise
 with Pairwise(sys.argv[1], reply_cache=sys.argv[2]) as reranker:
     ranking = reranker.rank("What?", [f"worth={i}" for i in range(12)])
@@ -547,3 +549,19 @@ def test_threads_share_a_reranker():
         for thread in threads:
             thread.join()
     assert orders == {number: sorted([number, 20.0, 3.5], reverse=True) for number in range(6)}
+
+
+@pytest.mark.parametrize("method", ["allpair", "heapsort"])
+def test_long_passages_do_not_outlast_the_deadline(method):
+    """Whole passages of a million characters are neither measured nor made harmless: only what can be shown."""
+    with pairwise(method=method) as (server, reranker):
+        ranking = reranker.rank("q", [f"worth={i} " + f"w{i} " * 400_000 for i in range(30)], deadline_s=5)
+        assert server.prompts
+    assert all(hit.truncated_tokens > 300_000 for hit in ranking)
+
+
+def test_allpair_asks_before_all_questions_are_made():
+    with pairwise(max_calls=4) as (server, reranker):
+        contest = next(iter(reranker.plan.batches(range(400), [], None)))
+        assert len(contest) < 1000
+        assert reranker.rank("q", texts(range(400))).usage.llm_calls == len(server.prompts) == 4

@@ -86,6 +86,9 @@ def test_ratings_are_read_from_replies(build):
     [
         ("7", 7), ("Score: 7/10", 7), ("10", 10), ("<think>maybe 3</think> 8", 8), ("I say 4.", 4),
         ("<think>first 2, then 9", None), ("", None), ("I cannot judge this.", None), ("0.5", None), ("123", None),
+        ("8 out of 10", 8), ("**7**/10", 7), ("7, because it says so", 7), ("7-8", None),
+        ("I'm sorry, I cannot help with that. See policy 5.", None), ("Sorry, as of 3 May I cannot answer.", None),
+        ("I can't rate this passage on a scale from 0 to 10.", None), ("1. The passage", None), ("Fine.\n9", 9),
     ],
 )  # fmt: skip
 def test_what_counts_as_a_rating(reply, score, build):
@@ -233,3 +236,45 @@ def test_templates_name_their_source_and_fill():
         assert template.source
         assert template.read in ("yes-no", "logit", "score", "likelihood")
         assert template.prompt({"query": "q", "passage": "p"})
+
+
+def test_a_passage_too_long_for_the_budget_is_passed_over(server, build):
+    before = len(server.prompts)
+    ranking = build(server.url, max_calls=3).rank("q", ["worth=1 " * 20_000, "short worth=2", "short worth=3"])
+    assert len(server.prompts) - before == 2
+    assert [(hit.prior_rank, hit.status) for hit in ranking] == [(3, "scored"), (2, "scored"), (1, "unscored")]
+    assert ranking.reason == "max_calls=3 reached: 1 passages unscored"
+
+
+def test_each_list_accounts_for_its_own_failures(build):
+    requests = [("q", passages([1, 5])), ("r", passages([2, 3]))]
+    with JudgeServer(yes_no) as server:
+        server.status = lambda number, prompt: 400 if "Query: r" in prompt or "worth=5" in prompt else 200
+        with pytest.raises(BackendError):
+            build(server.url).rank_many(requests)
+        some, none = build(server.url, on_error="keep_order").rank_many(requests)
+    assert (some.status, none.status) == ("partial", "fallback")
+    assert some.reason.startswith("1 of 2 prompts failed (")
+    assert none.reason.startswith("2 of 2 prompts failed (")
+
+
+def test_long_passages_do_not_outlast_the_deadline(build):
+    with JudgeServer(lambda prompt: yes_no(prompt) if worths(prompt) else {"No": -0.1, "Yes": -3.0}) as server:
+        ranking = build(server.url).rank("q", [f"worth={i} " + "x " * 400_000 for i in range(30)], deadline_s=5)
+        assert server.prompts
+    assert len(ranking) == 30
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "I can't say yes.",
+        "I cannot answer yes or no",
+        "I have no way to tell.",
+        "No comment.",
+        "I'm afraid not; no answer.",
+    ],
+)
+def test_a_refusal_is_neither_yes_nor_no(reply, build):
+    with JudgeServer(lambda prompt: reply, logprobs=False) as server:
+        assert build(server.url).rank("q", ["worth=1"])[0].status == "unscored"

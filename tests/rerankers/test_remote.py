@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import logging
+import math
 import random
 import threading
 import time
@@ -477,3 +479,28 @@ def test_a_failing_part_fails_the_list_and_stops_the_rest(server):
     with pytest.raises(BackendError, match="no more"):
         remote(server, max_passages=2, max_concurrency=1).rank(QUERY, [f"wheat {i}" for i in range(40)])
     assert len(server.requests) < 20
+
+
+@pytest.mark.parametrize("port", [99999, 65536, 0, -1])
+def test_a_port_that_cannot_be_is_refused_when_it_is_built(port):
+    with pytest.raises(InputError, match="ports go from 1 to 65535"):
+        Remote(f"http://127.0.0.1:{port}#m", dialect="tei", api_key="")
+
+
+def test_a_dripping_server_is_left_at_the_deadline_of_the_request(server):
+    def drip(handler, body, size):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        for _ in range(100):
+            handler.wfile.write(b" ")
+            time.sleep(0.05)
+
+    server.script = [drip]
+    slow = remote(server, timeout_s=5.0, deadline_s=0.5, retry=RetryPolicy(max_retries=0))
+    with pytest.raises(BackendError, match="deadline"):
+        slow.rank(QUERY, TEXTS)
+    default = inspect.signature(Remote).parameters["deadline_s"].default
+    assert math.isfinite(default)
+    with pytest.raises(InputError, match="finite"):
+        remote(server, deadline_s=math.inf)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import rerankit
 from rerankit.errors import InputError
 from rerankit.rerankers.token_attention import TokenAttention
 from rerankit.types import Passage
@@ -40,6 +41,12 @@ def by_hand(reranker: TokenAttention, query: str, texts: list[str]) -> list[floa
         ]
         scores.append(np.mean([np.log(share + 1e-6) for share in shares]) - 0.5 * np.log(len(passage)))
     return scores
+
+
+def test_it_is_what_the_family_is_without_a_model():
+    with rerankit.load("in-context[temperature=0.1]") as reranker:
+        assert isinstance(reranker, TokenAttention)
+        assert reranker.temperature == 0.1
 
 
 def test_scores_are_the_attention_that_each_passage_gets(reranker):

@@ -117,6 +117,12 @@ def test_rank_fields_choose_what_is_read(server):
     assert [by[name]["results"][0]["index"] for name in ("text", "crop")] == [0, 1]
 
 
+def test_a_field_that_is_named_often_is_read_once(server):
+    document = {"text": "wheat " * 1000}
+    body = {"query": "wheat", "documents": [document], "rank_fields": ["text"] * 100, "raw_scores": True}
+    assert post(server, body).json()["results"][0]["relevance_score"] == 1000
+
+
 def test_raw_scores_are_the_rerankers_own(server):
     raw = post(server, {"query": QUERY, "texts": TEXTS, "raw_scores": True}).json()
     assert [hit["score"] for hit in raw] == [3.0, 1.0, 0.0]
@@ -158,7 +164,11 @@ WRONG = [
     (422, b'{"query": "a", "texts": [' + b"1," * 20_000 + b"1]}", "texts.0"),
     (422, b'{"query": "a", "documents": ["a"], "top_n": -1}', "top_n"),
     (422, b'{"query": "a", "documents": ["a"], "top_n": "3"}', "top_n"),
-    (422, b'{"query": "a", "documents": ["a"], "top_n": 1e999}', "top_n"),
+    (400, b'{"query": "a", "documents": ["a"], "top_n": 1e999}', "1e999"),
+    (400, b'{"query": "a", "documents": [{"text": "a", "n": [-1e999]}]}', "-1e999"),
+    (422, b'{"query": "a", "documents": ["a"], "deadline_s": ' + b"9" * 400 + b"}", "deadline_s"),
+    (422, b'{"query": "a", "documents": ["a"], "rank_fields": [' + b'"a",' * 100 + b'"a"]}', "rank_fields"),
+    (413, b'{"query": "a", "documents": [{"a": "' + b"a" * 50_001 + b'"}], "rank_fields": ["a"]}', "characters"),
     (422, b'{"query": "a", "documents": ["a"], "deadline_s": 0}', "deadline_s"),
     (404, b'{"query": "a", "documents": ["a"], "model": "other"}', "'overlap'"),
     (413, b'{"query": "a", "documents": [' + b'"a",' * 100 + b'"a"]}', "101 documents"),
@@ -311,11 +321,66 @@ def test_a_wrong_key_never_reaches_a_model(locked, headers):
     assert app.state.batchers["m"].reranker.queries == []
 
 
-@pytest.mark.parametrize("headers", [{"Authorization": f"Bearer {KEY}"}, {"Authorization": KEY}, {"X-API-Key": KEY}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": f"Bearer {KEY}"},
+        {"Authorization": KEY},
+        {"X-API-Key": KEY},
+        {"X-API-Key": KEY, "Authorization": "Basic of-a-proxy"},
+        {"X-API-Key": "of-a-proxy", "Authorization": f"Bearer {KEY}"},
+    ],
+)
 def test_a_right_key_does(headers):
     with serving(Settings(models={"m": WordOverlap()}, api_keys=("another-key", KEY))) as (url, _):
         assert post(url, {"query": QUERY, "documents": TEXTS}, headers=headers).status_code == 200
         assert CLIENT.get(f"{url}/healthz").status_code == 200
+
+
+def test_only_the_servers_own_names_when_it_has_names():
+    own = ("localhost", "127.0.0.1", "[::1]", "rank.example")
+    with serving(Settings(models={"m": WordOverlap()}, hosts=own)) as (url, _):
+        body = {"query": QUERY, "documents": TEXTS}
+        for host in (*own, "localhost:99", "[::1]:8787", "RANK.example:1"):
+            assert post(url, body, headers={"Host": host}).status_code == 200
+        for host in ("attacker.example", "localhost.attacker.example:8787", "127.0.0.1@x", ""):
+            reply = post(url, body, headers={"Host": host})
+            assert reply.status_code == 421
+            assert reply.json()["error_type"] == "misdirected"
+
+
+class SlowEncoder:
+    """Stands in for the embedder: a slice ends when the gate is open."""
+
+    model_id, dim = "slow", 2
+
+    def __init__(self):
+        self.texts, self.gate = [], threading.Event()
+
+    def encode(self, texts, *, kind, meter):
+        self.texts += texts
+        assert self.gate.wait(20)
+        return np.zeros((len(texts), 2), np.float32)
+
+
+def test_embeddings_that_nobody_waits_for_stop_and_callers_take_turns(monkeypatch):
+    slow = SlowEncoder()
+    monkeypatch.setattr("rerankit.models.embedded.embedder", lambda: slow)
+    with (
+        serving(Settings(models={"m": WordOverlap()})) as (url, _),
+        concurrent.futures.ThreadPoolExecutor(2) as pool,
+    ):
+        with pytest.raises(httpx.TimeoutException):
+            CLIENT.post(f"{url}/v1/embeddings", json={"input": ["lost"] * 1000}, timeout=0.5)
+        until(lambda: b"disconnects_total 1" in CLIENT.get(f"{url}/metrics").content)
+        long = pool.submit(post, url, {"input": ["long"] * 100}, "/v1/embeddings")
+        time.sleep(0.1)
+        short = pool.submit(post, url, {"input": "short"}, "/v1/embeddings")
+        time.sleep(0.1)
+        slow.gate.set()
+        assert (len(long.result().json()["data"]), len(short.result().json()["data"])) == (100, 1)
+    assert slow.texts.count("lost") == 16
+    assert slow.texts.index("short") < len(slow.texts) - 1
 
 
 def test_what_an_operator_sees(server):

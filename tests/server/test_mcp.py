@@ -7,6 +7,7 @@ import contextlib
 import json
 import threading
 
+import numpy as np
 import pytest
 from chat_server import ChatServer, fail, say
 from families import WordOverlap
@@ -15,13 +16,14 @@ from hypothesis import strategies as st
 from mcp import Client, MCPError
 
 import rerankit
-from rerankit.errors import InputError, SpecError
+from rerankit.errors import InputError, SpecError, StoreError
 from rerankit.models.chat import ChatLM
 from rerankit.rag.generative import ChatGenerator
 from rerankit.samples import farm
 from rerankit.server.mcp import build, run_http
 from rerankit.server.mcp_compare import kendall_tau
 from rerankit.server.mcp_models import Bounds
+from rerankit.server.settings import named_models
 from rerankit.types import Passage
 
 QUESTION = "How deep should I sow wheat into dry soil?"
@@ -352,8 +354,84 @@ async def test_two_clients_at_once_get_their_own_answers():
             assert answers == [f"{word} grows" for word in words]
 
 
-def test_wrong_set_ups_are_told_at_the_start():
+@pytest.mark.parametrize("tool", ["rerank", "search", "ask", "compare"])
+async def test_arguments_that_do_not_exist_are_refused(store, tool):
+    async with session(LIGHT, store=store) as client:
+        schemas = {item.name: item.input_schema for item in (await client.list_tools()).tools}
+        assert schemas[tool]["additionalProperties"] is False
+        question = {"query": "a"} if tool == "rerank" else {"question": "a"}
+        said = await refused(client, tool, **question, passages=["a"], rerankers=["light", "none"], wehre={"year": 1})
+        assert "wehre" in said
+
+
+@pytest.mark.parametrize("more", [{"where": {"year": 1}}, {"collection": "other"}, {"candidates": 3}])
+async def test_compare_takes_passages_or_what_finds_them(store, more):
+    async with session(LIGHT, store=store) as client:
+        said = await refused(client, "compare", question="a", rerankers=["light", "none"], passages=["a", "b"], **more)
+        assert "not both" in said
+
+
+async def test_a_name_that_was_not_given_holds_no_secret():
+    specs = [
+        "remote:http://u:hunter2@127.0.0.1:9#m[dialect=tei,api_key=hunter2]",
+        "remote:http://127.0.0.1:99999#m[dialect=tei,api_key=hunter2]",
+    ]
+    for spec in specs:
+        async with session(named_models([spec])) as client:
+            models = (await client.read_resource("rerankit://models")).contents[0].text
+            said = await refused(client, "rerank", query="a", passages=["a"])
+            other = await refused(client, "rerank", query="a", passages=["a"], reranker="x")
+            assert "hunter2" not in models + said + other + client.instructions
+            assert "remote:" in models
+
+
+async def test_a_reranker_that_cannot_be_loaded_tells_the_agent_no_path(tmp_path, caplog):
+    async with session({"mine": f"cross-encoder:{tmp_path}/model"}) as client:
+        said = await refused(client, "rerank", query="a", passages=["a"])
+        assert "'mine' cannot be loaded" in said
+        assert str(tmp_path) not in said
+        assert str(tmp_path) in caplog.text
+
+
+async def test_a_collection_of_another_embedder_is_said_to_be_doubtful(tmp_path):
+    import chromadb
+
+    vectors = np.random.default_rng(0).normal(size=(3, 384)).tolist()
+    client = chromadb.PersistentClient(str(tmp_path))
+    foreign = client.create_collection("foreign", embedding_function=None)
+    foreign.add(ids=["a", "b", "c"], documents=["wheat", "rust", "sheep"], embeddings=vectors)
+    async with session(LIGHT, store=client) as agent:
+        found = await call(agent, "search", question="wheat")
+        assert "another embedder" in found["reason"]
+        compared = await call(agent, "compare", question="wheat", rerankers=["light", "none"])
+        assert all("another embedder" in order["reason"] for order in compared["orders"])
+        assert "another embedder" in (await call(agent, "ask", question="wheat"))["reason"]
+
+
+async def test_a_store_that_fails_tells_the_agent_no_path(tmp_path, caplog):
+    folder = tmp_path / "secret-place"
+    with rerankit.ChromaRetriever(folder) as retriever:
+        retriever.index([Passage("a", "wheat")])
+    async with session(LIGHT, store=str(folder)) as client:
+        with rerankit.ChromaRetriever(folder) as retriever:
+            retriever.drop()
+            retriever.index([Passage("a", "wheat", embedding=np.ones(3, np.float32), embedding_model="x")])
+        said = await refused(client, "search", question="wheat")
+        assert "the server's log says why" in said
+        assert "secret-place" not in said
+
+
+def test_wrong_set_ups_are_told_at_the_start(tmp_path):
     with pytest.raises(SpecError, match="lexicl"), build({"a": "lexicl"}):
+        pass
+    with (
+        pytest.raises(SpecError, match="did you mean 'dialect'"),
+        build({"a": "lexical | remote:http://h[dialct=tei]"}),
+    ):
+        pass
+    with pytest.raises(SpecError, match="no option 'nope'"), build({"a": "fusion:dense+lexical[nope=1]"}):
+        pass
+    with pytest.raises(StoreError, match="no Chroma store"), build(LIGHT, store=str(tmp_path / "nothing")):
         pass
     with pytest.raises(InputError, match="At least one"), build({}):
         pass

@@ -157,6 +157,20 @@ async def test_http_with_a_key_opens_to_that_key_only():
             assert await order(client) == expected()
 
 
+def test_a_session_belongs_to_the_key_that_began_it():
+    hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+    opening = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello}
+    accept = {"Accept": "application/json, text/event-stream"}
+    with serving(RERANKIT_API_KEYS=f"{KEY},another-long-key") as url:
+        mine = {**accept, "Authorization": f"Bearer {KEY}"}
+        opened = httpx.post(url, json=opening, headers=mine, timeout=30)
+        session = {"Mcp-Session-Id": opened.headers["mcp-session-id"]}
+        assert answered(url, headers={**mine, **session}).status_code == 200
+        assert answered(url, headers={**accept, "X-API-Key": KEY, **session}).status_code == 200
+        theirs = {**accept, "Authorization": "Bearer another-long-key", **session}
+        assert answered(url, headers=theirs).status_code == 404
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -165,6 +179,8 @@ async def test_http_with_a_key_opens_to_that_key_only():
         (["--rerank", "a=lexical", "--rerank", "a=none"], "Two models have the name 'a'"),
         (["--llm", "nonsense"], "base_url#model"),
         (["--store", __file__], "is a file"),
+        (["--store", "/nonexistent/x"], "There is no Chroma store"),
+        (["--rerank", "remote:http://h#m[dialect=tei,api_kee=k]"], "did you mean 'api_key'"),
     ],
 )
 def test_a_wrong_start_is_one_line(arguments, message):

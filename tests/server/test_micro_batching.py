@@ -51,9 +51,9 @@ class Bench:
         await self.batcher.stop()
         self.reranker.close()
 
-    def ask(self, query, texts, *, seconds=20.0, alone=False):
+    def ask(self, query, texts, *, seconds=20.0):
         deadline = time.monotonic() + seconds
-        return asyncio.create_task(self.batcher.rank(query, as_passages(texts), deadline=deadline, alone=alone))
+        return asyncio.create_task(self.batcher.rank(query, as_passages(texts), deadline=deadline))
 
     async def shut(self):
         """Close the gate behind one request that is at work."""
@@ -139,15 +139,79 @@ async def test_a_full_queue_refuses_and_recovers():
     assert "one too many" not in [query for queries, _ in bench.reranker.batches for query in queries]
 
 
-async def test_who_is_in_a_hurry_is_ranked_alone_under_his_own_deadline():
+async def test_an_older_request_in_a_hurry_does_not_cut_a_younger_ones_list():
     async with Bench() as bench:
-        await bench.ask("warm", ["up " * 100])
+        bench.reranker.delay = 0.005
+        await bench.ask("learns the speed", ["word"] * 8 + ["more words"])
         first = await bench.shut()
-        tasks = [bench.ask("a", ["a"]), bench.ask("hurried", ["b"], seconds=5, alone=True), bench.ask("c", ["c"])]
+        texts = [f"word {i}" for i in range(100)]
+        older, younger = bench.ask("older", texts, seconds=0.3), bench.ask("younger", texts, seconds=30)
+        await asyncio.sleep(0)
+        bench.reranker.gate.set()
+        rankings = await asyncio.gather(first, older, younger)
+    assert [ranking.status for ranking in rankings] == ["scored", "partial", "scored"]
+
+
+async def test_requests_that_are_due_together_share_the_latest_deadline():
+    async with Bench() as bench:
+        bench.reranker.delay = 0.005
+        await bench.ask("learns the speed", ["word"] * 8 + ["more words"])
+        first = await bench.shut()
+        texts = [f"word {i}" for i in range(50)]
+        tasks = [bench.ask(f"q{i}", texts, seconds=0.4 + i / 100) for i in range(3)]
+        latest = time.monotonic() + 0.42
         await asyncio.sleep(0)
         bench.reranker.gate.set()
         await asyncio.gather(first, *tasks)
-    assert [queries for queries, _ in bench.reranker.batches[2:]] == [["a"], ["hurried"], ["c"]]
+    queries, deadline = bench.reranker.batches[-1]
+    assert queries == ["q0", "q1", "q2"]
+    assert deadline == pytest.approx(latest, abs=0.05)
+
+
+async def test_a_model_that_does_not_look_at_its_deadline_gives_the_input_order_in_time():
+    async with Bench() as bench:
+        bench.reranker.gate.clear()
+        ranking = await bench.ask("stuck", ["a", "stuck", ""], seconds=0.1)
+        assert not bench.reranker.batches  # it is still at work
+    assert ranking.status == "partial"
+    assert [hit.id for hit in ranking] == ["0", "1", "2"]
+    assert {hit.status for hit in ranking[:2]} == {"unscored"}
+
+
+async def test_whose_time_runs_out_while_the_model_is_busy_is_told_so_at_once():
+    async with Bench() as bench:
+        first = await bench.shut()
+        with pytest.raises(Problem) as told:
+            await bench.ask("late", ["a"], seconds=0.05)
+        assert told.value.status_code == 503
+        assert "Retry-After" in told.value.headers
+        assert not first.done()
+        assert bench.batcher.depth == 0
+
+
+async def test_who_goes_away_frees_his_place_at_once():
+    async with Bench(queue=3) as bench:
+        await bench.shut()
+        tasks = [bench.ask(f"q{i}", ["a"]) for i in range(3)]
+        await asyncio.sleep(0)
+        assert bench.batcher.full
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert bench.batcher.depth == 0
+
+
+async def test_work_for_nobody_is_given_up():
+    async with Bench() as bench:
+        bench.reranker.delay = 0.01
+        await bench.ask("learns the speed", ["a"] * 2)
+        lost = bench.ask("lost", [f"word {i}" for i in range(1500)], seconds=15)
+        while bench.batcher.depth or not bench.batcher._working:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+        lost.cancel()
+        assert (await bench.ask("next", ["next"], seconds=10))[0].score == 1.0
+    assert len(bench.reranker.seen) < 1000
 
 
 async def test_a_near_deadline_reaches_the_ranking_and_a_far_one_does_not():

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import threading
 
+import click
 import httpx
 import pytest
-from harness import Process, exchange, post, until
+from families import WordOverlap
+from harness import Process, exchange, post, serving, until
+from typer.testing import CliRunner
 
+from rerankit.cli.app import app
 from rerankit.errors import InputError
 from rerankit.rag.chroma import ChromaRetriever
 from rerankit.server.auth import Keys, read_keys
-from rerankit.server.settings import Limits, Settings, named_models
+from rerankit.server.settings import AskSettings, Limits, Settings, named_models
 from rerankit.types import Passage
 
 KEY = "a-key-of-the-tests"
@@ -74,12 +79,57 @@ def test_filters_and_wrong_questions(client):
     for wrong, status in [
         ({"question": " "}, 422),
         ({"question": "a", "where": {"$nonsense": [1]}}, 422),
+        ({"question": "a", "where": {"$or": [{"a": i} for i in range(12_000)]}}, 422),
+        ({"question": "a", "where": {"$or": [{"a": i} for i in range(1_000)]}}, 422),
+        ({"question": "a", "where": {"a": {"$in": list(range(40_000))}}}, 422),
         ({"question": "a", "model": "other"}, 404),
         ({"question": "a", "unknown": 1}, 422),
     ]:
         reply = client.post("/v1/ask", json=wrong)
         assert reply.status_code == status, reply.text
         assert reply.json()["error"]["message"]
+
+
+class Gated(WordOverlap):
+    """Works only while its gate is open."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.begun = threading.Event(), threading.Event()
+
+    def score_lists(self, requests, call):
+        self.begun.set()
+        assert self.gate.wait(20)
+        return super().score_lists(requests, call)
+
+
+def test_a_question_to_a_busy_model_is_answered_in_time(store):
+    gated = Gated()
+    gated.gate.set()
+    with serving(Settings(models={"m": gated}, ask=AskSettings(str(store), "notes"))) as (url, _):
+        body = {"question": "When are sheep shorn?"}
+        assert post(url, body, "/v1/ask").json()["ranking"]["status"] == "scored"
+        gated.gate.clear()
+        try:
+            begun = post(url, {**body, "deadline_s": 0.5}, "/v1/ask")
+            assert begun.json()["ranking"]["status"] == "partial"
+            assert len(begun.json()["ranking"]["hits"]) == 2
+            gated.begun.clear()
+            busy = threading.Thread(target=post, args=(url, {"query": "a", "documents": ["a"]}))
+            gated.gate.set()
+            until(lambda: post(url, {"query": "a", "documents": ["a"]}).status_code == 200)
+            gated.gate.clear()
+            gated.begun.clear()
+            busy.start()
+            assert gated.begun.wait(20)
+            late = post(url, {**body, "deadline_s": 0.5}, "/v1/ask")
+            assert late.status_code == 503
+            assert "Retry-After" in late.headers
+            lines = post(url, {**body, "deadline_s": 0.5, "stream": True}, "/v1/ask").text.splitlines()
+            assert json.loads(lines[-2].removeprefix("data: "))["error"]["code"] == 503
+        finally:
+            gated.gate.set()
+            busy.join()
 
 
 def test_a_failure_in_mid_stream_is_an_event(client):
@@ -106,7 +156,7 @@ def test_sigterm_finishes_what_was_taken_and_ends_well():
         body = {"query": "rust", "documents": ["sheep", "rust"]}
         asking = threading.Thread(target=lambda: replies.append(post(process.url, body)))
         asking.start()
-        head = b"POST /rerank HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 9\r\n"
+        head = b"POST /rerank HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 9\r\n"
         assert exchange(process.url, head + b"Content-Type: text/plain\r\n\r\n123456789").startswith(b"HTTP/1.1 415")
         while b'queue_requests{model="m"} 1' not in httpx.get(f"{process.url}/metrics").content:
             pass
@@ -143,6 +193,14 @@ def test_what_is_wrong_is_said_before_anything_starts(arguments, said, tmp_path)
     assert said in done.stderr
 
 
+@pytest.mark.parametrize("option", ["--body-mb", "--seconds", "--wait-ms"])
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_numbers_are_finite(option, value):
+    result = CliRunner().invoke(app, ["serve", option, value])
+    assert result.exit_code == 2
+    assert option in click.unstyle(result.output)
+
+
 def test_named_models():
     assert named_models(["fast=dense", "x = default[:5]"]) == {"fast": "dense", "x": "default[:5]"}
     spec = "cross-encoder:org/name[dtype=int8]"
@@ -157,7 +215,14 @@ def test_keys(tmp_path, monkeypatch):
     assert read_keys(None) == ("first-key", "second-key")
     monkeypatch.delenv("RERANKIT_API_KEYS")
     assert read_keys(None) == ()
-    for text in ("", "# nothing\n", "short\n", "with space inside\n"):
+    for nothing in ("", ",", " , "):
+        monkeypatch.setenv("RERANKIT_API_KEYS", nothing)
+        with pytest.raises(InputError, match="RERANKIT_API_KEYS"):
+            read_keys(None)
+    file = tmp_path / "hash"
+    file.write_text("# a comment\nfirst#key-1\n\n")
+    assert read_keys(file) == ("first#key-1",)
+    for text in ("", "# nothing\n", "short\n", "with space inside\n", "a-good-key # a remark\n"):
         file = tmp_path / "keys"
         file.write_text(text)
         with pytest.raises(InputError):
@@ -169,5 +234,6 @@ def test_keys(tmp_path, monkeypatch):
 
 
 def test_limits_are_checked():
-    with pytest.raises(InputError, match="queue"):
-        Limits(queue=0)
+    for wrong in ({"queue": 0}, {"seconds": math.inf}, {"wait_ms": math.nan}, {"wait_ms": -1}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            Limits(**wrong)

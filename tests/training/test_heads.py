@@ -141,6 +141,51 @@ def test_too_few_examples_are_refused(lm):
         detect_heads(lm, examples(3))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": -1}, "seed"),
+        ({"top": 1.5}, "top"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"method": "x"}, "method"),
+    ],
+)
+def test_impossible_options_are_refused(lm, options, message):
+    with pytest.raises(InputError, match=message):
+        detect_heads(lm, examples(4), **options)
+
+
+def test_lists_beyond_the_context_are_cut_or_refused_but_never_read_past_it(lm):
+    context = lm.context
+    lists = examples(4)
+    few = [Example(one.query, tuple(text + " pad" * context for text in one.passages), one.relevant) for one in lists]
+    seen = []
+    hook = lm.model.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(int(kwargs["position_ids"].max())), with_kwargs=True
+    )
+    found = detect_heads(lm, few, top=2, passage_tokens=10**6)
+    hook.remove()
+    assert found.cut == 4
+    assert max(seen) < context
+    assert detect_heads(lm, lists, top=2).cut == 0
+    many = [Example(one.query, few[0].passages * (context // 16), one.relevant) for one in lists]
+    with pytest.raises(ModelError, match=r"fewer wrong passages \(--negatives\)"):
+        detect_heads(lm, many)
+
+
+def test_examples_that_say_nothing_are_refused_or_left_out(tmp_path):
+    path = tmp_path / "lists.jsonl"
+    for row in ('{"query": " ", "positive": "p"', '{"query": NaN, "positive": "p"', '{"query": "q", "positive": ""'):
+        path.write_text(row + ', "negatives": ["a"]}\n')
+        with pytest.raises(InputError, match="line 1"):
+            read_examples(path)
+    path.write_text('{"query": "q", "positive": "right", "negatives": ["right ", " ", "wrong"]}\n')
+    (one,) = read_examples(path)
+    assert set(one.passages) == {"right", "wrong"}
+    with pytest.raises(InputError, match="seed"):
+        read_examples(path, seed=-1)
+
+
 def test_examples_from_a_file(tmp_path):
     path = tmp_path / "lists.jsonl"
     rows = [{"query": f"q{i}", "positive": f"right {i}", "negatives": ["a", "b", "c"]} for i in range(9)]

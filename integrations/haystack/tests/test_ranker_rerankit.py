@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import pickle
 import threading
 
 import numpy as np
@@ -15,6 +16,7 @@ from haystack.components.joiners import DocumentJoiner
 from haystack.components.retrievers.in_memory import InMemoryBM25Retriever
 from haystack.dataclasses import ByteStream
 from haystack.document_stores.in_memory import InMemoryDocumentStore
+from haystack.utils import Secret
 from haystack_integrations.components.rankers.rerankit import RerankitRanker
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -189,3 +191,53 @@ async def test_in_a_pipeline(pipeline):
     assert [item.id for item in later["ranker"]["documents"]] == ["d1"]
     again = Pipeline.loads(pipeline.dumps())
     assert again.get_component("ranker").to_dict() == pipeline.get_component("ranker").to_dict()
+
+
+@pytest.mark.parametrize("change", [list.reverse, list.clear])
+async def test_what_the_caller_does_to_its_list_meanwhile_changes_nothing(change):
+    slow, items = WordOverlap(delay=0.05), documents()
+    task = asyncio.create_task(RerankitRanker(slow).run_async(query="leaf rust", documents=items))
+    while not slow.seen:
+        await asyncio.sleep(0)
+    change(items)
+    found = (await task)["documents"]
+    assert (len(found), found[0].content) == (3, TEXTS[1])
+
+
+def test_lists_and_dictionaries_of_metadata_are_the_results_own():
+    item = Document(content="rust", meta={"pages": [1, {"of": [2]}]})
+    (found,) = RerankitRanker("lexical").run(query="rust", documents=[item])["documents"]
+    found.meta["pages"][1]["of"].append(9)
+    assert item.meta == {"pages": [1, {"of": [2]}]}
+
+
+def test_copies_and_pickles_load_the_model_again(monkeypatch):
+    monkeypatch.setitem(spec.families(), "hosted", spec.Family("hosted", f"{__name__}:Hosted", "takes a key"))
+    ranker = RerankitRanker("hosted", top_k=1, options={"api_key": "sk-1"}, meta_fields_to_embed=["title"])
+    ranker.warm_up()
+    for again in (copy.deepcopy(ranker), pickle.loads(pickle.dumps(ranker))):
+        assert again.to_dict() == ranker.to_dict()
+        assert again.run("leaf rust", documents()) == ranker.run("leaf rust", documents())
+    assert copy.deepcopy(ranker)._warm().api_key == "sk-1"
+    assert b"sk-1" not in pickle.dumps(ranker)
+    for attempt in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(InputError, match="was built already"):
+            attempt(RerankitRanker(WordOverlap()))
+
+
+def test_a_secret_is_resolved_when_the_model_is_loaded(monkeypatch):
+    monkeypatch.setitem(spec.families(), "hosted", spec.Family("hosted", f"{__name__}:Hosted", "takes a key"))
+    given_token = RerankitRanker("hosted", options={"api_key": Secret.from_token("sk-1")})
+    from_variable = RerankitRanker("hosted", options={"api_key": Secret.from_env_var("HOSTED_KEY")})
+    monkeypatch.setenv("HOSTED_KEY", "sk-2")
+    assert given_token._warm().api_key == "sk-1"
+    assert from_variable._warm().api_key == "sk-2"
+    assert "api_key" not in json.dumps(given_token.to_dict())
+
+
+@pytest.mark.parametrize("top_k", ["2", 1.5, [1]])
+def test_top_k_must_be_a_whole_number(top_k):
+    with pytest.raises(InputError, match="top_k must be a whole number"):
+        RerankitRanker("lexical", top_k=top_k)
+    with pytest.raises(InputError, match="top_k must be"):
+        RerankitRanker("lexical").run("rust", documents(), top_k=top_k)

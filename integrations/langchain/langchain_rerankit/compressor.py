@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import Callbacks
@@ -11,13 +11,15 @@ from langchain_core.documents.compressor import BaseDocumentCompressor
 from pydantic import Field
 
 from langchain_rerankit.settings import RerankerSettings
-from rerankit import Passage, Ranking
-from rerankit.adapters import METADATA_KEY, finite_or_none, hit_record
+from rerankit import InputError, Passage, Ranking
+from rerankit.adapters import METADATA_KEY, finite_or_none, hit_record, with_record
 
 if TYPE_CHECKING:
     from langchain_rerankit.runnable import RerankitRunnable
 
 __all__ = ["RerankitCompressor"]
+
+Asked = tuple[str, list[Document]]
 
 
 class RerankitCompressor(RerankerSettings, BaseDocumentCompressor):
@@ -28,7 +30,8 @@ class RerankitCompressor(RerankerSettings, BaseDocumentCompressor):
         Document(...)  # doctest: +SKIP
 
     The documents that come back are copies with their ids; the caller's are never written to. Both scores, both
-    ranks, the scale and the rest stand in ``metadata["rerankit"]``.
+    ranks, the scale and the rest stand in ``metadata["rerankit"]``. Lists and dictionaries of the metadata are copied
+    with the document, other values are shared.
 
     Attributes:
         top_n: how many documents to return; None leaves it to the reranker, which returns all unless it is sliced.
@@ -47,7 +50,7 @@ class RerankitCompressor(RerankerSettings, BaseDocumentCompressor):
         """``documents`` in their new order.
 
         Raises:
-            InputError: the query is empty.
+            InputError: the query is empty, or one of ``documents`` is none.
             RerankitError: the model failed and ``on_error`` is ``raise``.
         """
         return self.rank_batch([(query, documents)])[0]
@@ -58,16 +61,17 @@ class RerankitCompressor(RerankerSettings, BaseDocumentCompressor):
         """:meth:`compress_documents` without blocking the event loop."""
         return (await self.arank_batch([(query, documents)]))[0]
 
-    def rank_batch(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[Document]]:
+    def rank_batch(self, requests: Iterable[tuple[str, Iterable[Document]]]) -> list[list[Document]]:
         """Many queries, each with its documents, in one call of the model."""
-        rankings = self._reranker.rank_many(self._asked(requests), top_k=self.top_n, deadline_s=self.deadline_s)
-        return _placed(requests, rankings)
+        asked = _snapshot(requests)
+        rankings = self._reranker.rank_many(self._passages(asked), top_k=self.top_n, deadline_s=self.deadline_s)
+        return _placed(asked, rankings)
 
-    async def arank_batch(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[Document]]:
+    async def arank_batch(self, requests: Iterable[tuple[str, Iterable[Document]]]) -> list[list[Document]]:
         """:meth:`rank_batch` without blocking the event loop."""
-        asked = self._asked(requests)
-        rankings = await self._reranker.arank_many(asked, top_k=self.top_n, deadline_s=self.deadline_s)
-        return _placed(requests, rankings)
+        asked = _snapshot(requests)
+        rankings = await self._reranker.arank_many(self._passages(asked), top_k=self.top_n, deadline_s=self.deadline_s)
+        return _placed(asked, rankings)
 
     def as_runnable(self) -> RerankitRunnable:
         """This compressor as a step of a chain: ``{"query": ..., "documents": [...]}`` in, documents out."""
@@ -75,8 +79,8 @@ class RerankitCompressor(RerankerSettings, BaseDocumentCompressor):
 
         return RerankitRunnable(compressor=self)
 
-    def _asked(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[tuple[str, list[Passage]]]:
-        return [(query, [self._passage(*item) for item in enumerate(documents)]) for query, documents in requests]
+    def _passages(self, asked: Sequence[Asked]) -> list[tuple[str, list[Passage]]]:
+        return [(query, [self._passage(*item) for item in enumerate(documents)]) for query, documents in asked]
 
     def _passage(self, position: int, document: Document) -> Passage:
         title = document.metadata.get(self.title_key) if self.title_key else None
@@ -95,13 +99,32 @@ class RerankitCompressor(RerankerSettings, BaseDocumentCompressor):
         return earlier.get("score") if isinstance(earlier, dict) else None
 
 
-def _placed(requests: Sequence[tuple[str, Sequence[Document]]], rankings: Sequence[Ranking]) -> list[list[Document]]:
+def checked_documents(documents: object) -> list[Document]:
+    """A list of our own, from any iterable: the caller may go on with its one while the model works.
+
+    Raises:
+        InputError: it is none, or holds something else.
+    """
+    if isinstance(documents, str | bytes | Document) or not isinstance(documents, Iterable):
+        raise InputError(f"documents must be an iterable of Documents, got {type(documents).__name__}")
+    taken = list(documents)
+    for number, item in enumerate(taken):
+        if not isinstance(item, Document):
+            raise InputError(f"documents[{number}] must be a Document, got {type(item).__name__}")
+    return taken
+
+
+def _snapshot(requests: Iterable[tuple[str, Iterable[Document]]]) -> list[Asked]:
+    return [(query, checked_documents(documents)) for query, documents in requests]
+
+
+def _placed(asked: Sequence[Asked], rankings: Sequence[Ranking]) -> list[list[Document]]:
     """By position, because ids may repeat or be absent."""
     return [
         [_recorded(documents[hit.prior_rank - 1], hit_record(ranking, hit)) for hit in ranking]
-        for (_, documents), ranking in zip(requests, rankings, strict=True)
+        for (_, documents), ranking in zip(asked, rankings, strict=True)
     ]
 
 
 def _recorded(document: Document, record: dict[str, Any]) -> Document:
-    return document.model_copy(update={"metadata": {**document.metadata, METADATA_KEY: record}})
+    return document.model_copy(update={"metadata": with_record(document.metadata, record)})

@@ -10,8 +10,9 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import Field
 
 from langchain_rerankit.settings import RerankerSettings
-from rerankit import ChromaRetriever, InputError, Passage, Ranking
-from rerankit.adapters import METADATA_KEY, hit_record
+from rerankit import ChromaRetriever, Passage, Ranking
+from rerankit.adapters import hit_record, with_record
+from rerankit.checks import check_whole
 
 __all__ = ["RerankitRetriever"]
 
@@ -63,8 +64,7 @@ class RerankitRetriever(RerankerSettings, BaseRetriever):
         return _documents(await self._reranker.arank(query, passages, top_k=k, deadline_s=self.deadline_s))
 
     def _checked(self, k: int | None) -> int:
-        if k is not None and k < 1:
-            raise InputError(f"k must be at least 1, got {k}")
+        check_whole(1, or_none=True, k=k)
         return self.k if k is None else k
 
     def _fetching(self, k: int, where: dict[str, Any] | None) -> dict[str, Any]:
@@ -79,5 +79,5 @@ def _documents(ranking: Ranking) -> list[Document]:
 def _document(passage: Passage, record: dict[str, Any]) -> Document:
     title = {"title": passage.title} if passage.title else {}
     return Document(
-        id=passage.id, page_content=passage.text, metadata={**passage.metadata, **title, METADATA_KEY: record}
+        id=passage.id, page_content=passage.text, metadata=with_record({**passage.metadata, **title}, record)
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, TypedDict
 
 from langchain_core.documents import Document
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
 
-from langchain_rerankit.compressor import RerankitCompressor
-from rerankit import InputError, RerankitError
+from langchain_rerankit.compressor import Asked, RerankitCompressor, checked_documents
+from rerankit import InputError
 
 __all__ = ["RerankInput", "RerankitRunnable"]
 
@@ -23,7 +23,7 @@ class RerankInput(TypedDict):
     """
 
     query: str
-    documents: Sequence[Document]
+    documents: Iterable[Document]
 
 
 class RerankitRunnable(RunnableSerializable[RerankInput, list[Document]]):
@@ -76,20 +76,46 @@ class RerankitRunnable(RunnableSerializable[RerankInput, list[Document]]):
         return (await self.compressor.arank_batch([_request(item)]))[0]
 
     def _many(self, inputs: list[RerankInput]) -> list[Exception | list[Document]]:
-        try:
-            return list(self.compressor.rank_batch([_request(item) for item in inputs]))
-        except RerankitError as error:  # one by one, so that only the guilty one fails
-            return [error] if len(inputs) == 1 else [self._many([item])[0] for item in inputs]
+        asked = [_attempted(item) for item in inputs]
+        good = [item for item in asked if not isinstance(item, Exception)]
+        return _merged(asked, self._ranked(good))
 
     async def _amany(self, inputs: list[RerankInput]) -> list[Exception | list[Document]]:
+        asked = [_attempted(item) for item in inputs]
+        good = [item for item in asked if not isinstance(item, Exception)]
+        return _merged(asked, await self._aranked(good))
+
+    def _ranked(self, asked: list[Asked]) -> list[Exception | list[Document]]:
         try:
-            return list(await self.compressor.arank_batch([_request(item) for item in inputs]))
-        except RerankitError as error:
-            return [error] if len(inputs) == 1 else [(await self._amany([item]))[0] for item in inputs]
+            return list(self.compressor.rank_batch(asked))
+        except Exception as error:  # one by one, so that only the guilty one fails
+            return [error] if len(asked) == 1 else [self._ranked([item])[0] for item in asked]
+
+    async def _aranked(self, asked: list[Asked]) -> list[Exception | list[Document]]:
+        try:
+            return list(await self.compressor.arank_batch(asked))
+        except Exception as error:
+            return [error] if len(asked) == 1 else [(await self._aranked([item]))[0] for item in asked]
 
 
-def _request(item: RerankInput) -> tuple[str, Sequence[Document]]:
+def _request(item: RerankInput) -> Asked:
     try:
-        return item["query"], item["documents"]
+        query, documents = item["query"], item["documents"]
     except (KeyError, TypeError) as error:
         raise InputError('The step takes {"query": ..., "documents": [...]}, got ' + f"{item!r:.80}") from error
+    return query, checked_documents(documents)
+
+
+def _attempted(item: RerankInput) -> Asked | Exception:
+    try:
+        return _request(item)
+    except Exception as error:  # also what an iterator of documents raises
+        return error
+
+
+def _merged(
+    asked: list[Asked | Exception], ranked: list[Exception | list[Document]]
+) -> list[Exception | list[Document]]:
+    """The answers in the places of their questions."""
+    answers = iter(ranked)
+    return [item if isinstance(item, Exception) else next(answers) for item in asked]

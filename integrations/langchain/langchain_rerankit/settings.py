@@ -7,14 +7,17 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, model_validator
 
-from rerankit import Reranker, load
-from rerankit.adapters import public_options, public_spec
+from rerankit import Reranker
+from rerankit.adapters import HeldReranker, public_options, public_spec
 
 __all__ = ["RerankerSettings"]
 
 
 class RerankerSettings(BaseModel):
     """A reranker by spec or as an object.
+
+    A deep copy, or an unpickled one, loads the model again when it is first used; neither can be made where a built
+    reranker was given. A pickle holds what ``model_dump`` gives of ``reranker`` and ``options``: no secrets.
 
     Attributes:
         reranker: a rerankit spec or a built reranker; the latter is written as None by ``model_dump``.
@@ -32,12 +35,26 @@ class RerankerSettings(BaseModel):
     reranker: str | Reranker = "default"
     options: dict[str, Any] = Field(default_factory=dict, repr=False)
     deadline_s: float | None = Field(default=None, gt=0)
-    _reranker: Reranker = PrivateAttr()
+    _held: HeldReranker = PrivateAttr()
 
     @model_validator(mode="after")
     def _load(self) -> Self:
-        self._reranker = load(self.reranker, **self.options)
+        self._held = HeldReranker(self.reranker, self.options)
+        self._held.get()
         return self
+
+    @property
+    def _reranker(self) -> Reranker:
+        return self._held.get()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        self._held.spec()
+        return super().__deepcopy__(memo)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        public = {"reranker": public_spec(self._held.spec()), "options": public_options(self.options)}
+        state = super().__getstate__()
+        return {**state, "__dict__": {**state["__dict__"], **public}}
 
     @field_serializer("reranker")
     def _without_credentials(self, reranker: str | Reranker) -> str | None:

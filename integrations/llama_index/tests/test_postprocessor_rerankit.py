@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import logging
 import pickle
@@ -280,3 +281,46 @@ def test_nothing_is_logged_about_a_normal_call(caplog):
     with caplog.at_level(logging.WARNING):
         RerankitRerank("lexical").postprocess_nodes(nodes(), QueryBundle("rust"))
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("change", [list.reverse, list.clear])
+async def test_what_the_caller_does_to_its_list_meanwhile_changes_nothing(change):
+    slow, items = WordOverlap(delay=0.05), nodes()
+    task = asyncio.create_task(RerankitRerank(slow).apostprocess_nodes(items, query_str="leaf rust"))
+    while not slow.seen:
+        await asyncio.sleep(0)
+    change(items)
+    results = await task
+    assert (len(results), results[0].node.text) == (3, TEXTS[1])
+    assert results[0].node.metadata["rerankit"]["prior_rank"] == 2
+
+
+def test_lists_and_dictionaries_of_metadata_are_the_results_own():
+    item = NodeWithScore(node=TextNode(text="rust", metadata={"pages": [1, {"of": [2]}]}))
+    (result,) = RerankitRerank("lexical").postprocess_nodes([item], query_str="rust")
+    result.node.metadata["pages"][1]["of"].append(9)
+    assert item.node.metadata == {"pages": [1, {"of": [2]}]}
+
+
+def test_the_record_of_an_earlier_step_is_never_read():
+    overlap = WordOverlap()
+    once = RerankitRerank("lexical").postprocess_nodes(nodes(metadata={"crop": "wheat"}), query_str="rust")
+    RerankitRerank(overlap, metadata_mode=MetadataMode.ALL).postprocess_nodes(once, query_str="rust")
+    assert {passage.title for _, passage in overlap.seen} == {"crop: wheat"}
+    assert all("rerankit" in item.node.metadata for item in once)
+
+
+def test_copies_and_pickles_load_the_model_again(monkeypatch):
+    monkeypatch.setitem(spec.families(), "hosted", spec.Family("hosted", f"{__name__}:Hosted", "takes a key"))
+    rerank = RerankitRerank(
+        "hosted", top_n=1, options={"api_key": "sk-1"}, callback_manager=CallbackManager([LlamaDebugHandler()])
+    )
+    for again in (copy.deepcopy(rerank), rerank.model_copy(deep=True), pickle.loads(pickle.dumps(rerank))):
+        assert again.to_dict() == rerank.to_dict()
+        assert again._reranker is not rerank._reranker
+        assert again.postprocess_nodes(nodes(), query_str="leaf rust")[0].node.text == TEXTS[1]
+    assert copy.deepcopy(rerank)._reranker.api_key == "sk-1"
+    assert b"sk-1" not in pickle.dumps(rerank)
+    for attempt in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(InputError, match="was built already"):
+            attempt(RerankitRerank(WordOverlap()))

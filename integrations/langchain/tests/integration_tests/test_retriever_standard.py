@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 from langchain_core.messages import ToolMessage
 from langchain_rerankit import RerankitRetriever, RerankitSearchTool
@@ -94,7 +97,7 @@ def test_more_than_fetch_k_and_filters(chroma):
     filtered = retriever.invoke(QUESTION, k=50, where={key: source[key]})
     assert filtered
     assert {item.metadata[key] for item in filtered} == {source[key]}
-    with pytest.raises(InputError, match="k must be at least 1"):
+    with pytest.raises(InputError, match="k must be a whole number of at least 1"):
         retriever.invoke(QUESTION, k=0)
 
 
@@ -118,3 +121,20 @@ async def test_the_tool_tells_the_agent_what_is_wrong_with_a_query(search):
     for message in (search.invoke(call), await search.ainvoke(call)):
         assert message.status == "error"
         assert "query is empty" in message.content
+
+
+def test_k_must_be_a_whole_number(chroma):
+    retriever = RerankitRetriever(retriever=chroma, reranker="lexical")
+    with pytest.raises(InputError, match="k must be a whole number of at least 1 or None, got '2'"):
+        retriever.invoke(QUESTION, k="2")
+
+
+def test_copies_and_pickles_search_the_same_store(farm_store):
+    with ChromaRetriever(farm_store, fetch_k=20) as chroma:
+        retriever = RerankitRetriever(retriever=chroma, reranker="lexical", k=2)
+        found = retriever.invoke(QUESTION)
+        for again in (copy.deepcopy(retriever), pickle.loads(pickle.dumps(retriever))):
+            assert again.invoke(QUESTION) == found
+            again.retriever.close()
+    with ChromaRetriever("memory") as gone, pytest.raises(InputError, match="in-memory"):
+        pickle.dumps(RerankitRetriever(retriever=gone, reranker="lexical"))

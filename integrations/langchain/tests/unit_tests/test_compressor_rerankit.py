@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import pickle
 import threading
 
 import numpy as np
@@ -19,7 +20,7 @@ from langchain_core.documents.compressor import BaseDocumentCompressor
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_rerankit import RerankitCompressor, RerankitRunnable
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 import rerankit
 from rerankit import InputError, ModelError, Passage, PointwiseReranker, spec
@@ -257,3 +258,105 @@ async def test_in_a_chain_with_events():
     assert chain.batch(QUESTIONS) == ["d1", "d0", "d2"]
     names = [event["name"] async for event in chain.astream_events("rust") if event["event"] == "on_chain_end"]
     assert "RerankitRunnable" in names
+
+
+@pytest.mark.parametrize("change", [list.reverse, list.clear])
+async def test_what_the_caller_does_to_its_list_meanwhile_changes_nothing(change):
+    slow, items = WordOverlap(delay=0.05), documents()
+    task = asyncio.create_task(RerankitCompressor(reranker=slow).acompress_documents(items, "leaf rust"))
+    while not slow.seen:
+        await asyncio.sleep(0)
+    change(items)
+    results = await task
+    assert results[0].page_content == TEXTS[1]
+    assert len(results) == 3
+
+
+def test_lists_and_dictionaries_of_metadata_are_the_results_own():
+    lock = threading.Lock()
+    item = Document("rust", metadata={"pages": [1, {"of": [2]}], "pair": ([3],), "client": lock})
+    item.metadata["self"] = [item.metadata["pages"]]
+    (result,) = RerankitCompressor(reranker="lexical").compress_documents([item], "rust")
+    result.metadata["pages"][1]["of"].append(9)
+    result.metadata["pair"][0].append(9)
+    assert (item.metadata["pages"], item.metadata["pair"]) == ([1, {"of": [2]}], ([3],))
+    assert result.metadata["client"] is lock
+
+
+def raising():
+    yield documents()[0]
+    raise OSError("gone")
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [(None, InputError), (["str"], InputError), ([Document("rust"), None], InputError), ("rust", InputError),
+     (raising(), OSError)],
+)  # fmt: skip
+async def test_bad_documents_spoil_only_their_own_answer(bad, error):
+    step = RerankitCompressor(reranker="lexical").as_runnable()
+
+    def inputs():
+        return [
+            {"query": "rust", "documents": documents()},
+            {"query": "rust", "documents": bad},
+            {"query": "wheat", "documents": iter(documents())},
+        ]
+
+    results = step.batch(inputs(), return_exceptions=True)
+    later = await step.abatch(inputs(), return_exceptions=True)
+    assert type(results[1]) is error
+    for found in (results, later):
+        assert [item.id for item in found[0]] == ["d1", "d0", "d2"]
+        assert found[2][0].id in ("d1", "d2")
+    with pytest.raises(InputError, match=r"documents\[0\] must be a Document, got str"):
+        RerankitCompressor(reranker="lexical").compress_documents(["rust"], "rust")
+
+
+class Choosy(WordOverlap):
+    """Breaks on one word with an error that is not rerankit's."""
+
+    def score_pairs(self, pairs, call):
+        if any(query == "boom" for query, _ in pairs):
+            raise RuntimeError("no such luck")
+        return super().score_pairs(pairs, call)
+
+
+def test_an_error_of_the_model_spoils_only_its_own_answer():
+    step = RerankitCompressor(reranker=Choosy()).as_runnable()
+    good, bad = step.batch(
+        [{"query": query, "documents": documents()} for query in ("leaf rust", "boom")], return_exceptions=True
+    )
+    assert good[0].page_content == TEXTS[1]
+    assert isinstance(bad, RuntimeError)
+
+
+def copies(item):
+    return copy.deepcopy(item), item.model_copy(deep=True), pickle.loads(pickle.dumps(item))
+
+
+def test_copies_and_pickles_load_the_model_again(monkeypatch):
+    monkeypatch.setitem(spec.families(), "hosted", spec.Family("hosted", f"{__name__}:Hosted", "takes a key"))
+    compressor = RerankitCompressor(reranker="hosted[top_k=3]", options={"api_key": "sk-1"}, top_n=1)
+    for made in (compressor, compressor.as_runnable()):
+        for again in copies(made):
+            inner = getattr(again, "compressor", again)
+            assert inner._reranker is not compressor._reranker
+            assert inner.compress_documents(documents(), "leaf rust") == compressor.compress_documents(
+                documents(), "leaf rust"
+            )
+        assert b"sk-1" not in pickle.dumps(made)
+        assert getattr(copy.deepcopy(made), "compressor", copy.deepcopy(made))._reranker.api_key == "sk-1"
+    built = RerankitCompressor(reranker=WordOverlap())
+    for attempt in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(InputError, match="was built already"):
+            attempt(built)
+        with pytest.raises(InputError, match="was built already"):
+            attempt(built.as_runnable())
+
+
+def test_a_wrapped_key_is_opened_and_never_written(monkeypatch):
+    monkeypatch.setitem(spec.families(), "hosted", spec.Family("hosted", f"{__name__}:Hosted", "takes a key"))
+    compressor = RerankitCompressor(reranker="hosted", options={"api_key": SecretStr("sk-1")})
+    assert compressor._reranker.api_key == "sk-1"
+    assert "api_key" not in compressor.model_dump_json()

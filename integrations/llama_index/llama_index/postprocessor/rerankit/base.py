@@ -6,15 +6,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_serializer
-from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer
+from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 
-from rerankit import InputError, Passage, Ranking, Reranker, load
-from rerankit.adapters import METADATA_KEY, finite_or_none, hit_record, public_options, public_spec
+from rerankit import InputError, Passage, Ranking, Reranker
+from rerankit.adapters import (
+    METADATA_KEY,
+    HeldReranker,
+    finite_or_none,
+    hit_record,
+    public_options,
+    public_spec,
+    with_record,
+)
 
 __all__ = ["RerankitRerank"]
 
@@ -29,7 +37,10 @@ class RerankitRerank(BaseNodePostprocessor):
 
     The nodes that come back are copies: the caller's are never written to. ``score`` of a result is the reranker's,
     None where it gave none; ``node.metadata["rerankit"]`` holds both scores, both ranks, the scale, the calibrated
-    probability and the evidence, and is kept out of the text that embedders and language models see.
+    probability and the evidence, and is kept out of the text that embedders and language models see. Lists and
+    dictionaries of the metadata are copied with the node, other values are shared.
+
+    A deep copy, or an unpickled one, loads the model again when it is first used.
 
     Attributes:
         reranker: the spec; None if a built reranker was given, which cannot be serialised.
@@ -49,7 +60,7 @@ class RerankitRerank(BaseNodePostprocessor):
     options: dict[str, Any] = Field(default_factory=dict, repr=False, description="Options of load.")
     deadline_s: float | None = Field(default=None, gt=0, description="Seconds per call.")
     metadata_mode: MetadataMode = Field(default=MetadataMode.EMBED, description="Metadata that the reranker sees.")
-    _reranker: Reranker = PrivateAttr()
+    _held: HeldReranker = PrivateAttr()
 
     def __init__(
         self,
@@ -64,7 +75,21 @@ class RerankitRerank(BaseNodePostprocessor):
             )
         fields.update(reranker=reranker if isinstance(reranker, str) else None, top_n=top_n, options=options or {})
         super().__init__(**fields)
-        self._reranker = load(reranker, **self.options)
+        self._held = HeldReranker(reranker, self.options)
+        self._held.get()
+
+    @property
+    def _reranker(self) -> Reranker:
+        return self._held.get()
+
+    def __getstate__(self) -> dict[str, Any]:
+        public = {"reranker": public_spec(self._held.spec()), "options": public_options(self.options)}
+        state: dict[str, Any] = BaseModel.__getstate__(self)
+        fields = {**state["__dict__"], **public, "callback_manager": CallbackManager()}  # handlers belong to a process
+        return {**state, "__dict__": fields}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        BaseModel.__setstate__(self, state)
 
     @classmethod
     def class_name(cls) -> str:
@@ -86,6 +111,7 @@ class RerankitRerank(BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
+        nodes = list(nodes)  # the caller may go on with its own
         with self._reported(nodes, query_bundle) as (query, results):
             if nodes:
                 ranking = self._reranker.rank(
@@ -97,6 +123,7 @@ class RerankitRerank(BaseNodePostprocessor):
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
+        nodes = list(nodes)  # the caller may go on with its own
         with self._reported(nodes, query_bundle) as (query, results):
             if nodes:
                 ranking = await self._reranker.arank(
@@ -111,7 +138,7 @@ class RerankitRerank(BaseNodePostprocessor):
             Passage(
                 id=item.node.node_id,
                 text=item.node.get_content(metadata_mode=MetadataMode.NONE),
-                title=item.node.get_metadata_str(mode=self.metadata_mode),
+                title=_without_record(item.node).get_metadata_str(mode=self.metadata_mode),
                 metadata=item.node.metadata,
                 score=finite_or_none(item.score),
             )
@@ -148,11 +175,18 @@ def _in_new_order(nodes: list[NodeWithScore], ranking: Ranking) -> list[NodeWith
     ]
 
 
+def _without_record(node: BaseNode) -> BaseNode:
+    """What an earlier step wrote is no text, whatever the mode."""
+    if METADATA_KEY not in node.metadata:
+        return node
+    return node.model_copy(update={"metadata": {k: v for k, v in node.metadata.items() if k != METADATA_KEY}})
+
+
 def _recorded(node: BaseNode, record: dict[str, Any]) -> BaseNode:
     """A copy of ``node`` that carries ``record`` where neither embedders nor language models read it."""
     return node.model_copy(
         update={
-            "metadata": {**node.metadata, METADATA_KEY: record},
+            "metadata": with_record(node.metadata, record),
             "excluded_embed_metadata_keys": _with_key(node.excluded_embed_metadata_keys),
             "excluded_llm_metadata_keys": _with_key(node.excluded_llm_metadata_keys),
         }

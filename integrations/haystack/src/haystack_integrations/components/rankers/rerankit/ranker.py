@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 from typing import Any
 
 from haystack import Document, component, default_from_dict, default_to_dict
 
-from rerankit import InputError, Passage, Ranking, Reranker, load
-from rerankit.adapters import METADATA_KEY, finite_or_none, hit_record, public_options, public_spec
+from rerankit import Passage, Ranking, Reranker
+from rerankit.adapters import (
+    HeldReranker,
+    finite_or_none,
+    hit_record,
+    public_options,
+    public_spec,
+    with_record,
+)
+from rerankit.checks import check_whole
 
 __all__ = ["RerankitRanker"]
 
@@ -31,7 +40,10 @@ class RerankitRanker:
 
     The documents that come back are copies; the ones that went in are never written to. ``score`` is the reranker's,
     None where it gave none; ``meta["rerankit"]`` holds both scores, both ranks, the scale and the rest. Documents
-    with one id, or one text, all come back: joining retrievers' results is another component's task.
+    with one id, or one text, all come back: joining retrievers' results is another component's task. Lists and
+    dictionaries of the metadata are copied with the document, other values are shared.
+
+    A pickle holds what ``to_dict`` gives; a deep copy, or an unpickled one, loads the model again.
     """
 
     def __init__(
@@ -49,21 +61,28 @@ class RerankitRanker:
         Args:
             reranker: a rerankit spec, or a built reranker, with which the component cannot be serialised.
             top_k: how many documents to return; None leaves it to the reranker, which returns all unless it is sliced.
-            options: options of ``rerankit.load``. Secrets among them are never serialised.
+            options: options of ``rerankit.load``. Secrets among them are never serialised; a ``Secret`` is resolved
+                when the model is loaded.
             deadline_s: seconds per call; documents not scored by then come last.
             meta_fields_to_embed: metadata that the reranker reads before the text.
             meta_data_separator: put between them.
 
         Raises:
-            InputError: ``top_k`` is not positive.
+            InputError: ``top_k`` is no positive whole number.
         """
-        if top_k is not None and top_k < 1:
-            raise InputError(f"top_k must be at least 1 or None, got {top_k}")
+        check_whole(1, or_none=True, top_k=top_k)
         self.reranker, self.top_k, self.options = reranker, top_k, dict(options or {})
         self.deadline_s = deadline_s
         self.meta_fields_to_embed = list(meta_fields_to_embed or [])
         self.meta_data_separator = meta_data_separator
-        self._loaded: Reranker | None = None
+        self._held = HeldReranker(reranker, self.options)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RerankitRanker:
+        options = copy.deepcopy(self.options, memo)
+        return type(self)(self._held.spec(), options=options, **copy.deepcopy(self._settings(), memo))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_dict, (self.to_dict(),)
 
     def warm_up(self) -> None:
         """Load the model.
@@ -83,16 +102,11 @@ class RerankitRanker:
         Raises:
             InputError: it was made with a built reranker.
         """
-        if not isinstance(self.reranker, str):
-            raise InputError(f"{self.reranker!r} cannot be serialised; make RerankitRanker with a spec instead")
         data: dict[str, Any] = default_to_dict(
             self,
-            reranker=public_spec(self.reranker),
-            top_k=self.top_k,
+            reranker=public_spec(self._held.spec()),
             options=public_options(self.options),
-            deadline_s=self.deadline_s,
-            meta_fields_to_embed=self.meta_fields_to_embed,
-            meta_data_separator=self.meta_data_separator,
+            **self._settings(),
         )
         return data
 
@@ -118,6 +132,7 @@ class RerankitRanker:
             InputError: the query is empty or ``top_k`` is not positive.
             RerankitError: the model failed and ``on_error`` is ``raise``.
         """
+        documents = list(documents)
         ranking = self._warm().rank(
             query, self._passages(documents), top_k=self.top_k if top_k is None else top_k, deadline_s=self.deadline_s
         )
@@ -128,7 +143,8 @@ class RerankitRanker:
         self, query: str, documents: list[Document], top_k: int | None = None
     ) -> dict[str, list[Document]]:
         """:meth:`run` without blocking the event loop."""
-        if self._loaded is None:
+        documents = list(documents)  # the caller may go on with its own
+        if not self._held.is_loaded:
             await self.warm_up_async()
         ranking = await self._warm().arank(
             query, self._passages(documents), top_k=self.top_k if top_k is None else top_k, deadline_s=self.deadline_s
@@ -136,9 +152,16 @@ class RerankitRanker:
         return {"documents": _in_new_order(documents, ranking)}
 
     def _warm(self) -> Reranker:
-        if self._loaded is None:
-            self._loaded = load(self.reranker, **self.options)
-        return self._loaded
+        return self._held.get()
+
+    def _settings(self) -> dict[str, Any]:
+        """All but the reranker and its options."""
+        return {
+            "top_k": self.top_k,
+            "deadline_s": self.deadline_s,
+            "meta_fields_to_embed": self.meta_fields_to_embed,
+            "meta_data_separator": self.meta_data_separator,
+        }
 
     def _passages(self, documents: list[Document]) -> list[Passage]:
         return [
@@ -163,4 +186,4 @@ def _in_new_order(documents: list[Document], ranking: Ranking) -> list[Document]
 
 
 def _recorded(document: Document, score: float | None, record: dict[str, Any]) -> Document:
-    return dataclasses.replace(document, score=score, meta={**document.meta, METADATA_KEY: record})
+    return dataclasses.replace(document, score=score, meta=with_record(document.meta, record))

@@ -1,0 +1,1 @@
+"""The app in the browser: ask, compare rerankers blind, ask your own documents, look at experiments."""

@@ -1,0 +1,76 @@
+"""One app, one browser, and for each test a page that may reach nothing but the app."""
+
+from __future__ import annotations
+
+import shutil
+from urllib.parse import urlsplit
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """A folder with one finished comparison."""
+    from rerankit.demo.experiments import small_report
+    from rerankit.demo.settings import Settings
+
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "lexical").mkdir()
+    (folder / "lexical" / "report.html").write_text(small_report(Settings(), ["lexical", "none (as retrieved)"], 8))
+    (folder / "lexical" / "experiment.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory, runs):
+    from demo_server import served
+
+    options = ["--runs", str(runs), "--llm", "http://127.0.0.1:9/v1#absent"]
+    with served(tmp_path_factory.mktemp("app"), options) as running:
+        yield running
+        assert running.outside() == ""
+
+
+@pytest.fixture(scope="session")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="make test-demo runs these")
+    chromium = shutil.which("chromium")
+    assert chromium, "The browser tests need Chromium in the PATH; on Debian: apt-get install chromium"
+    with sync_api.sync_playwright() as play:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        browser = play.chromium.launch(executable_path=chromium, args=options)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def new_page(browser, app):
+    """Opens pages; afterwards none of them has asked anybody but the app for anything, or run into an error."""
+    host, contexts, outside, broken = urlsplit(app.url).netloc, [], [], []
+
+    def watch(request):
+        address = urlsplit(request.url)
+        if address.scheme not in ("data", "blob", "about") and address.netloc != host:
+            outside.append(request.url)
+
+    def opened(query: str = "", **options):
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("request", watch)
+        page.on("pageerror", lambda error: broken.append(str(error)))
+        page.goto(app.url + query)
+        page.locator("#ask-question textarea").wait_for()
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert outside == []
+    assert broken == []
+
+
+@pytest.fixture
+def page(new_page):
+    return new_page(viewport={"width": 1200, "height": 900})

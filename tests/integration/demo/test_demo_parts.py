@@ -1,0 +1,281 @@
+"""The app behind its page: what visitors may ask for, what becomes of their text and files."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerankit.demo.allowed import check_spec
+from rerankit.demo.choice import Choice, facets, read_link
+from rerankit.demo.comparing import SAME, Comparison, Outcome, leaderboard, order_of, revealed, shown_blind
+from rerankit.demo.desk import Desk
+from rerankit.demo.experiments import framed, report_of, runs
+from rerankit.demo.html import error, highlighted, linked, text
+from rerankit.demo.library import Shelf
+from rerankit.demo.settings import EXTRACTIVE, RERANKERS, Limits, Settings
+from rerankit.errors import InputError, RerankitError
+from rerankit.evaluation.arena import Arena
+from rerankit.rag.answer import Answer
+from rerankit.types import Span
+
+
+class Tags(HTMLParser):
+    """The tags of a page, and its text."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.mark.parametrize(
+    "spec", [*RERANKERS.values(), "rrf", "fusion:dense+lexical[method=rrf]", "cap[key=topic,per=2]"]
+)
+def test_offline_specs_are_open_to_visitors(spec):
+    check_spec(spec)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "cross-encoder:org/model",
+        "dense:/etc",
+        "late-interaction:org/colbert",
+        "pairwise:http://169.254.169.254/v1#m",
+        "remote:http://localhost/rerank",
+        "fusion:dense+cross-encoder:org/model",
+        "fusion:lexical+dense:/etc[method=rrf]",
+        "fusion:fusion:dense+lexical",
+        "dense[cache=/etc/passwd]",
+        "late-interaction[vectors=/x]",
+        "default[calibrator=x.json]",
+        "mmr[embedder=/etc]",
+        "dense | dense | dense | dense | dense | dense",
+        "lexical[k1=" + "1" * 300 + "]",
+        "",
+        "nonsense",
+    ],
+)
+def test_specs_that_load_fetch_read_or_write_are_not(spec):
+    with pytest.raises(RerankitError):
+        check_spec(spec)
+
+
+@given(st.text(max_size=200))
+def test_text_never_becomes_markup(value):
+    shown = Tags(f"<p>{text(value)}</p>")
+    assert shown.tags == ["p"]
+    assert not re.search("[{}$`<>\u202e]", text(value))
+
+
+@given(st.text(max_size=60), st.data())
+def test_highlighting_keeps_the_text_whatever_the_spans(passage, data):
+    places = st.tuples(st.integers(-5, 70), st.integers(-5, 70))
+    spans = [Span(a, b, 0.5) for a, b in data.draw(st.lists(places, max_size=4))]
+    cited = data.draw(st.lists(places, max_size=3))
+    shown = Tags(highlighted(passage, spans, cited, "x"))
+    assert shown.text == Tags(text(passage)).text
+    assert set(shown.tags) <= {"mark"}
+
+
+def test_citations_become_links_and_nothing_else_does():
+    page = linked("Sow at 4 cm [1]. <a href='http://tracker.example'>x</a> [9]\nsoon", {1: "ask-source-1"})
+    assert Tags(page).tags == ["a", "br"]
+    assert 'href="#ask-source-1"' in page
+
+
+def test_a_heavier_span_is_shaded_more_and_the_first_cited_place_has_the_anchor():
+    page = highlighted("abcdef", [Span(0, 2, 0.2), Span(2, 4, 0.8)], [(2, 6)], "here")
+    assert re.findall(r"--w:([\d.]+)", page) == ["0.25", "1.00", "0.00"]
+    assert page.count('id="here"') == 1
+
+
+def test_an_error_is_announced_and_escaped():
+    assert error("<b>") == '<p class="rk-error" role="alert">&lt;b&gt;</p>'
+
+
+def test_filters_are_any_of_a_field_and_all_fields():
+    rows = [{"topic": "crops", "n": 3, "one": "same"}, {"topic": "stock", "one": "same"}]
+    assert facets(rows) == ["topic: crops", "topic: stock"]
+    assert Choice(filters=("topic: crops", "topic: stock")).where() == {"topic": {"$in": ["crops", "stock"]}}
+    both = Choice(filters=("topic: crops", "region: a: b")).where()
+    assert both == {"$and": [{"topic": {"$in": ["crops"]}}, {"region": {"$in": ["a: b"]}}]}
+
+
+@given(st.dictionaries(st.sampled_from(["q", "r", "depth", "k", "f", "w"]), st.text(max_size=30)))
+def test_any_link_gives_settings_that_are_allowed(query):
+    found = read_link(query, Settings(), ["topic: crops"])
+    found.choice.check(Settings())
+
+
+@pytest.mark.parametrize(
+    "choice", [Choice(depth=5, top_k=5), Choice(depth=1000), Choice(top_k=0), Choice(writer="http://x/v1#m")]
+)
+def test_settings_past_the_limits_are_refused(choice):
+    with pytest.raises(InputError):
+        choice.check(Settings())
+
+
+@pytest.fixture
+def shelf():
+    return Shelf(Limits(files=2, passages=5, file_bytes=20_000, libraries=1))
+
+
+def add(library, *paths):
+    return library.add(paths, lambda *_: None)
+
+
+def test_a_library_indexes_replaces_and_deletes(shelf, tmp_path):
+    rust, sheep = tmp_path / "rust.txt", tmp_path / "sheep.txt"
+    rust.write_text("Leaf rust shows as orange pustules.")
+    sheep.write_text("Sheep are shorn in spring.")
+    library, told = shelf.library(), []
+    assert library.add([rust, sheep], lambda *count: told.append(count)) == []
+    assert told[-1] == (2, 2)
+    assert {hit.id.partition("#")[0] for hit in library.retriever.retrieve("rust")} == {"rust.txt", "sheep.txt"}
+    rust.write_text("Stem rust is brown.")
+    assert add(library, rust) == []
+    assert sorted(hit.text for hit in library.retriever.retrieve("rust")) == [
+        "Sheep are shorn in spring.",
+        "Stem rust is brown.",
+    ]
+    library.remove("rust.txt")
+    assert library.files == {"sheep.txt": 1}
+    assert library.retriever.count() == 1
+    shelf.close(library)
+    assert len(shelf) == 0
+    with pytest.raises(RerankitError):
+        library.retriever.count()
+
+
+def test_visitors_are_bounded_and_apart(shelf, tmp_path):
+    first = shelf.library()
+    with pytest.raises(InputError, match="Too many visitors"):
+        shelf.library()
+    shelf.close(first)
+    second = shelf.library()
+    (tmp_path / "a.txt").write_text("Only mine.")
+    add(second, tmp_path / "a.txt")
+    with pytest.raises(RerankitError):
+        first.retriever.retrieve("mine")
+    shelf.close(second)
+    shelf.close(None)
+
+
+def test_an_upload_that_is_gone_is_told_and_the_others_are_kept(shelf, tmp_path):
+    (tmp_path / "a.txt").write_text("Still there.")
+    library = shelf.library()
+    assert add(library, tmp_path / "gone.txt", tmp_path / "a.txt") == [
+        "gone.txt: the upload is gone; drop the file here again"
+    ]
+    assert library.files == {"a.txt": 1}
+
+
+def bomb(size: int) -> bytes:
+    """A PDF whose page unpacks to ``size`` bytes."""
+    packed = zlib.compress(b"BT /F1 9 Tf (rust ) Tj ET\n" * (size // 26), 9)
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 9 9] /Contents 4 0 R >>",
+        b"<< /Length %d /Filter /FlateDecode >>\nstream\n%s\nendstream" % (len(packed), packed),
+    ]
+    return (
+        b"%PDF-1.4\n"
+        + b"".join(b"%d 0 obj\n%s\nendobj\n" % pair for pair in enumerate(objects, 1))
+        + (b"trailer << /Root 1 0 R >>\n%%EOF")
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.zip", b"PK\x03\x04", "cannot be read"),
+        ("a.exe", b"MZ", "cannot be read"),
+        ("large.txt", b"x" * 20_001, "larger than"),
+        ("long.txt", b"word " * 3_900, "passages that fit"),
+        ("empty.txt", b"  \n", "the file is empty"),
+        ("noise.txt", bytes(range(256)) * 4, "noise.txt"),
+        ("broken.pdf", b"%PDF-1.4 nothing", "broken.pdf"),
+        ("bomb.pdf", bomb(10**6), "bomb.pdf"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused_in_words(shelf, tmp_path, name, content, told):
+    path = tmp_path / name
+    path.write_bytes(content)
+    library = shelf.library()
+    problems = add(library, path)
+    assert any(told in problem for problem in problems), problems
+    assert str(tmp_path) not in " ".join(problems)
+    assert sum(library.files.values()) <= 5
+
+
+def outcome(answer: str, *order: int) -> Outcome:
+    from rerankit import Passage
+    from rerankit.types import Hit, Ranking
+
+    hits = tuple(Hit(Passage(str(n), f"text {n}"), rank, 1.0, n) for rank, n in enumerate(order, 1))
+    return Outcome(Ranking("q", hits, "m", "logit"), Answer(answer), 0.1, 0.2)
+
+
+def test_a_blind_vote_names_nobody_until_it_is_cast():
+    arena = Arena(["one", "two", "three"], seed=1)
+    outcomes = {"one": outcome("yes [1]", 1, 2), "two": outcome("no <b>", 2, 1), "three": outcome("yes [2]", 2, 1)}
+    ballot = arena.ballot({"one": "yes", "two": "no <b>"}, k=2)
+    made = Comparison("q", outcomes, ballot)
+    blind = shown_blind(made)
+    assert not re.search("one<|two|three", blind.replace("gave one", ""))
+    assert "no &lt;b&gt;" in blind
+    assert order_of(made, SAME) == [[0, 1]]
+    with pytest.raises(InputError, match="Choose one"):
+        order_of(made, "C")
+    arena.vote(ballot, order_of(made, "A"))
+    assert ballot.arms[0] in revealed(made)
+    assert "After 1 vote<" in leaderboard(arena.ratings(), len(arena.votes))
+
+
+def test_runs_are_only_those_in_the_folder(tmp_path):
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "experiment.json").write_text("{}")
+    (tmp_path / "report.html").write_text("secret")
+    settings = Settings(runs=tmp_path / "runs")
+    assert runs(settings) == ["a"]
+    assert runs(Settings()) == []
+    for name in ("..", "../..", "", "b"):
+        with pytest.raises(InputError, match="Choose one of the runs"):
+            report_of(settings, name)
+    with pytest.raises(InputError, match="no report yet"):
+        report_of(settings, "a")
+
+
+def test_a_report_is_framed_without_scripts():
+    page = framed('</iframe><script>alert(1)</script>"')
+    assert Tags(page).tags == ["iframe"]
+    assert 'sandbox=""' in page
+
+
+@pytest.mark.slow
+def test_the_desk_answers_and_refuses(tmp_path):
+    desk = Desk(Settings(writers={"absent": "http://127.0.0.1:9/v1#absent"}))
+    try:
+        *_, done = desk.ask("How deep should I sow wheat into dry soil?", Choice("lexical", 10, 3, ("topic: crops",)))
+        assert done.result.answer.citations
+        assert {hit.passage.metadata["topic"] for hit in done.result.ranking} == {"crops"}
+        assert desk.writers == [EXTRACTIVE, "absent"]
+        for question in ("", " \u200b\n", "x" * 2001, None):
+            with pytest.raises(InputError, match="question"):
+                next(desk.ask(question, Choice()))
+    finally:
+        desk.close()
