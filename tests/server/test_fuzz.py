@@ -37,7 +37,11 @@ schema = schemathesis.openapi.from_dict(create_app(Settings(models={"m": "none"}
 @settings(max_examples=25, suppress_health_check=list(HealthCheck))
 def test_the_description_holds(server, case):
     reply = case.call(base_url=server)
-    checks = [not_a_server_error, response_schema_conformance, content_type_conformance]
+    checks = [response_schema_conformance, content_type_conformance]
+    if reply.status_code == 503:  # a deadline too near for the model to begin
+        assert "retry-after" in reply.headers
+    else:
+        checks.append(not_a_server_error)
     case.validate_response(reply, checks=checks)
 
 
