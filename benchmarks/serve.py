@@ -130,7 +130,7 @@ def requests_of(workload: Workload, reranker: Reranker, seed: int = 0) -> list[R
 
 def wire(query: str, texts: list[str]) -> bytes:
     body = json.dumps({"query": query, "documents": texts}).encode()
-    head = "POST /v1/rerank HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+    head = "POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
