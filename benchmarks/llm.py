@@ -6,8 +6,8 @@
 One generated reply per comparison, the way published implementations of pairwise ranking prompting work, against
 ``LocalLM.label_logprobs``: all comparisons in one call, label log-probabilities, shared beginnings computed once. The
 models are made on the fly: random weights, except that the output layer knows two words, A and B, so that every reply
-is one of them and decisions can be counted. Each round runs all contestants; medians are printed. On a CPU seconds are
-those of the processor, one thread, so that other load on the machine does not count.
+is one of them and decisions can be counted. Each round runs all contestants; medians are printed. Two threads on a
+CPU; seconds are those of the clock, so run it on a quiet machine.
 
 Rows: ``reply`` generates 3 tokens (as many as "Passage A" and its end), one comparison at a time; ``one token`` only
 one, which is all that a prompt ending in "Passage" needs; ``labels, no reuse`` batches, but computes every prompt
@@ -23,7 +23,7 @@ from __future__ import annotations
 import argparse
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -166,18 +166,13 @@ def comparisons(count: int, sentences: int) -> tuple[list[str], Prompts]:
     return texts, [ChatPrompt((Message("user", part),), "Passage") for part in parts]
 
 
-def seconds(lm: LocalModel) -> float:
-    """A clock: of the processor where it does the work, so that other load does not count; else of the wall."""
-    return time.process_time() if lm.engine.device == "cpu" else time.perf_counter()
-
-
 def generated(tokens: int) -> Callable[[LocalModel, Prompts], Run]:
     """One reply of so many tokens per comparison, by transformers' own ``generate``."""
 
     def run(lm: LocalModel, prompts: Prompts) -> Run:
         import torch
 
-        started, decisions, read = seconds(lm), [], 0
+        started, decisions, read = time.perf_counter(), [], 0
         for prompt in prompts:
             turns = [{"role": message.role, "content": message.text} for message in prompt.messages]
             text = lm.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) + prompt.reply
@@ -189,7 +184,7 @@ def generated(tokens: int) -> Callable[[LocalModel, Prompts], Run]:
             reply = lm.tokenizer.decode(output[0, size:], skip_special_tokens=True)
             decisions.append(reply.strip()[:1])
             read += size + tokens - 1
-        return Run(decisions, len(prompts) * tokens, read, seconds(lm) - started)
+        return Run(decisions, len(prompts) * tokens, read, time.perf_counter() - started)
 
     return run
 
@@ -199,9 +194,9 @@ def labelled(*, reuse: bool = True, rows: int | None = None) -> Callable[[LocalM
 
     def run(lm: LocalModel, prompts: Prompts) -> Run:
         lm.engine.limits, lm.engine.reach = (Limits(rows=rows) if rows else fitting(lm)), None if reuse else 0
-        work, started = Work(), seconds(lm)
+        work, started = Work(), time.perf_counter()
         scores = lm.label_logprobs(prompts, LABELS, work=work)
-        spent = seconds(lm) - started
+        spent = time.perf_counter() - started
         decisions = [LABELS[int(score.logprobs.argmax())] for score in scores]
         return Run(decisions, work.meter.forward_passes, work.meter.input_tokens, spent)
 
