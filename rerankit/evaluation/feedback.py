@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from rerankit.errors import InputError, StoreError
+from rerankit.models.database import connect
 
 __all__ = ["FeedbackLog", "Impression", "UnitReward", "check_window"]
 
@@ -226,7 +227,7 @@ class FeedbackLog:
     def _open(self) -> sqlite3.Connection:
         if self._connection is None or self._owner != os.getpid():  # a forked child needs a connection of its own
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection, self._owner = _connect(self.path), os.getpid()
+            self._connection, self._owner = connect(self.path, _SCHEMA, _VERSION, "feedback log"), os.getpid()
         return self._connection
 
 
@@ -244,26 +245,6 @@ def check_window(window_s: float) -> None:
 
 def _is_finite(value: object) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=30.0, check_same_thread=False)
-    try:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, _VERSION):
-            raise StoreError(
-                f"The feedback log {path} has version {version}, this rerankit writes version {_VERSION}: "
-                "use another file or another rerankit"
-            )
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.executescript(_SCHEMA)
-        connection.execute(f"PRAGMA user_version = {_VERSION}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def _time(at: float | None) -> float:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rerankit.errors import InputError, StoreError
+from rerankit.models.database import connect
 
 __all__ = ["Kind", "Memory", "Remembered", "Vote"]
 
@@ -231,28 +232,8 @@ class Memory:
         if self._connection is None or self._owner != os.getpid():  # a forked child needs a connection of its own
             if self.path != ":memory:":
                 Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-            self._connection, self._owner = _connect(self.path), os.getpid()
+            self._connection, self._owner = connect(self.path, _SCHEMA, _VERSION, "memory"), os.getpid()
         return self._connection
-
-
-def _connect(path: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=30.0, check_same_thread=False)
-    try:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, _VERSION):
-            raise StoreError(
-                f"The memory {path} has version {version}, this rerankit writes version {_VERSION}: "
-                "use another file or another rerankit"
-            )
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.executescript(_SCHEMA)
-        connection.execute(f"PRAGMA user_version = {_VERSION}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def _name(value: str) -> str:
