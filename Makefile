@@ -7,8 +7,6 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CLIENTS := .venv-clients
 CLIENTS_READY := $(CLIENTS)/.ready
-DEMO := .venv-demo
-DEMO_READY := $(DEMO)/.ready
 TORCH := $(shell grep '^torch==' constraints.txt)
 INTEGRATIONS := $(wildcard integrations/*/pyproject.toml)
 
@@ -19,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup ask test setup-clients test-clients setup-demo demo test-demo lint format bench bench-serve bench-llm bench-quality docs clean distclean
+.PHONY: help setup ask test setup-clients test-clients chromium demo lint format bench bench-serve bench-llm bench-quality docs clean distclean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,29 +59,14 @@ setup-clients: $(CLIENTS_READY)  ## build .venv-clients from constraints-clients
 test-clients: $(READY) $(CLIENTS_READY)  ## the SDKs of Cohere, LlamaIndex, LangChain and LiteLLM against rerankit serve
 	RERANKIT=$(BIN)/rerankit $(CLIENTS)/bin/python -m pytest -c tests/clients/pytest.ini --noconftest tests/clients
 
-# gradio wants an older pillow than constraints.txt pins, so it has an environment of its own, laid over .venv.
-$(DEMO_READY): constraints-demo.txt $(READY)
-	@echo "Setting up $(DEMO)"
-	@$(BIN)/python -m venv --clear --without-pip $(DEMO)
-	@base=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
-	  own=$$($(DEMO)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
-	  echo "import site; site.addsitedir('$$base')" > "$$own/base.pth"
-	@$(BIN)/python -m pip --python $(DEMO)/bin/python install --quiet -r constraints-demo.txt
-	@touch $@
-
-setup-demo: $(DEMO_READY)  ## build .venv-demo from constraints-demo.txt, over .venv
-
-demo: $(DEMO_READY)  ## the app in the browser: make demo ARGS="--port 8000"
-	@$(DEMO)/bin/python -m rerankit.cli demo $(ARGS)
-
-test-demo: export HF_HUB_OFFLINE = 1
-test-demo: export TOKENIZERS_PARALLELISM = false
-test-demo: $(DEMO_READY)  ## click through the app with Chromium, which root gets installed
+chromium:  ## install Chromium for the tests of the app, which are skipped without it; needs root and apt
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 	  echo "Installing Chromium" && apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || { \
-	  echo "The browser tests need Chromium in the PATH; on Debian: apt-get install chromium" >&2; exit 1; }
-	$(DEMO)/bin/python -m pytest tests/integration/demo $(ARGS)
+	  echo "Chromium cannot be installed from here; put a chromium into the PATH" >&2; exit 1; }
+
+demo: $(READY)  ## the app in the browser: make demo ARGS="--port 8000"
+	@$(BIN)/rerankit demo $(ARGS)
 
 lint: $(READY)  ## style, formatting, types
 	$(BIN)/ruff check .
@@ -116,5 +99,5 @@ clean:  ## remove what was built, but not .venv
 	rm -rf build dist site .rerankit .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find rerankit tests benchmarks examples docs integrations -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean  ## remove .venv, .venv-clients and .venv-demo too
-	rm -rf $(VENV) $(CLIENTS) $(DEMO)
+distclean: clean  ## remove .venv and .venv-clients too
+	rm -rf $(VENV) $(CLIENTS)

@@ -2,6 +2,8 @@
 
     python benchmarks/abstention.py                         # the sample corpus, and DEV sets where they are present
     python benchmarks/abstention.py --fit nq_gold squad_dev # fit on TRAIN sets, write rerankit/rag/abstention.json
+    python benchmarks/abstention.py --reader                # the same with the shipped reader; --reader DIR for another
+    python benchmarks/abstention.py --reader --fit covid_qa agask_dev xquad_en  # writes abstention_reader.json
 
 Each question of a data set is asked twice: of the whole corpus, and of the corpus without its relevant passages, which
 leaves the next best passages of the same subject (in agask_dev some of those answer too: it was not judged in full, so
@@ -22,6 +24,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import bm25s
 import numpy as np
@@ -31,8 +34,10 @@ from sklearn.metrics import roc_auc_score
 
 from rerankit.models.embedded import embedder
 from rerankit.models.encoder import TokenStates
+from rerankit.models.span_reader import Reading, SpanReader
 from rerankit.rag import support
 from rerankit.rag.context import pack
+from rerankit.rag.reader_answer import READ_FEATURES, read_calibration, with_spans
 from rerankit.rag.terms import terms
 from rerankit.samples import farm
 from rerankit.types import Hit, Passage
@@ -43,10 +48,11 @@ FLOORS = (0.0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7)
 
 @dataclass
 class Question:
-    """A question and the ids of the passages that answer it."""
+    """A question, the ids of the passages that answer it, and the answers."""
 
     text: str
     relevant: set[str]
+    answers: tuple[str, ...] = ()
 
 
 @dataclass
@@ -68,9 +74,11 @@ class Outcome:
 
 
 class Memory:
-    """The embedded embedder, each text encoded once."""
+    """The embedded embedder, each text encoded once, and perhaps a reader."""
 
-    def __init__(self) -> None:
+    def __init__(self, reader: SpanReader | None = None) -> None:
+        self.reader: Any = reader
+        self.readings: dict[tuple[str, str], Reading] = {}
         self.encoder = embedder()
         self.model_id, self.windows = self.encoder.model_id, self.encoder.windows
         self.known: dict[str, tuple[TokenStates, NDArray[np.float32]]] = {}
@@ -82,6 +90,16 @@ class Memory:
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """One vector per text."""
         return np.stack([vector for _, vector in self._both(texts)])
+
+    def read(
+        self, question: str, passages: Sequence[str | Passage], *, keep: int = 5, meter: object = None
+    ) -> list[Reading]:
+        """As the reader's, each passage read once per question."""
+        asked = {(question, str(passage)): passage for passage in passages}
+        if new := [key for key in asked if key not in self.readings]:
+            found = self.reader.read(question, [asked[key] for key in new], keep=keep)
+            self.readings.update(zip(new, found, strict=True))
+        return [self.readings[question, str(passage)] for passage in passages]
 
     def _both(self, texts: Sequence[str]) -> list[tuple[TokenStates, NDArray[np.float32]]]:
         if new := [text for text in dict.fromkeys(texts) if text not in self.known]:
@@ -112,27 +130,28 @@ def load(folder: Path, questions: int, passages: int) -> DataSet:
         corpus = [Passage(p["id"], p["text"], p.get("title", "")) for p in map(json.loads, lines)]
     others = [p for p in corpus if p.id not in needed]
     rng.shuffle(others)
-    asked = [Question(row["text"], relevant.get(row["id"], set())) for row in rows]
+    asked = [Question(row["text"], relevant.get(row["id"], set()), tuple(row["answers"])) for row in rows]
     return DataSet(folder.name, [p for p in corpus if p.id in needed] + others[: max(0, passages - len(needed))], asked)
 
 
 def outcomes(data: DataSet, memory: Memory) -> Iterator[Outcome]:
-    rank = _ranker(data.passages, memory)
+    rank = ranker(data.passages, memory)
     for question in data.questions:
         for hidden in (set(), question.relevant):
             best = _best(question.text, rank(question.text, hidden), memory)
             yield Outcome(not hidden, best.features, best.block.passage.id in question.relevant)
 
 
-def _ranker(passages: list[Passage], memory: Memory) -> Callable[[str, set[str]], list[Hit]]:
+def ranker(passages: list[Passage], memory: Memory) -> Callable[..., list[Hit]]:
+    """The best passages for a question, hidden ones left out, 20 unless told."""
     texts = [f"{p.title}\n{p.text}".strip() for p in passages]
     dense = memory.encode(texts)
     lexical = bm25s.BM25()
     lexical.index([terms(text) for text in texts], show_progress=False)
 
-    def rank(query: str, hidden: set[str]) -> list[Hit]:
+    def rank(query: str, hidden: set[str], count: int = 20) -> list[Hit]:
         scores = _z(dense @ memory.encode([query])[0]) + _z(lexical.get_scores(terms(query)))
-        order = [i for i in np.argsort(-scores, kind="stable") if passages[i].id not in hidden][:20]
+        order = [i for i in np.argsort(-scores, kind="stable") if passages[i].id not in hidden][:count]
         return [Hit(passages[i], n, float(scores[i]), n) for n, i in enumerate(order, 1)]
 
     return rank
@@ -143,7 +162,8 @@ def _z(scores: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def _best(query: str, hits: list[Hit], memory: Memory) -> support.Statement:
-    return support.statements(query, pack(hits, limit=5), memory)[0]
+    found = support.statements(query, pack(hits, limit=5), memory)
+    return found[0] if memory.reader is None else with_spans(query, found, memory)[0]
 
 
 def report(name: str, found: list[Outcome], calibration: support.Calibration) -> None:
@@ -160,14 +180,15 @@ def report(name: str, found: list[Outcome], calibration: support.Calibration) ->
         print(f"{floor:5.2f}  {said[answerable].mean():8.3f}  {right:8.3f}  {said[~answerable].mean():6.3f}{mark}")
 
 
-def fit(found: list[Outcome], floor: float, source: str, embedder_id: str, note: str) -> dict[str, object]:
+def fit(found: list[Outcome], floor: float, source: str, memory: Memory, note: str) -> dict[str, object]:
     model = LogisticRegression(C=10.0, max_iter=1000)
     model.fit([outcome.features for outcome in found], [outcome.relevant for outcome in found])
     return {
         "made_by": source,
         "fitted_on": note,
-        "embedder": embedder_id,
-        "features": support.FEATURES,
+        "embedder": memory.model_id,
+        **({"reader": memory.reader.model_id} if memory.reader else {}),
+        "features": READ_FEATURES if memory.reader else support.FEATURES,
         "weights": [round(float(weight), 3) for weight in model.coef_[0]],
         "intercept": round(float(model.intercept_[0]), 3),
         "floor": floor,
@@ -176,29 +197,35 @@ def fit(found: list[Outcome], floor: float, source: str, embedder_id: str, note:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fit", nargs="+", metavar="SET", help="TRAIN sets to fit on; writes the coefficients")
+    parser.add_argument(
+        "--fit", nargs="+", metavar="SET", help="TRAIN sets (with --reader DEV sets) to fit on; writes the coefficients"
+    )
     parser.add_argument("--floor", type=float, help="default floor to write with --fit")
     parser.add_argument("--sets", nargs="*", default=["agask_dev", "covid_qa"], help="DEV sets to show")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--questions", type=int, default=350, help="per set, at most")
     parser.add_argument("--passages", type=int, default=600, help="per set, about")
+    parser.add_argument("--reader", nargs="?", const="", metavar="DIR", help="with the shipped reader, or this one")
     args = parser.parse_args()
 
-    memory, target = Memory(), ROOT / "rerankit" / "rag" / "abstention.json"
+    reader = None if args.reader is None else SpanReader(args.reader or None)
+    memory = Memory(reader)
+    bundled = support.Calibration.bundled if reader is None else read_calibration
+    target = ROOT / "rerankit" / "rag" / ("abstention.json" if reader is None else "abstention_reader.json")
     if args.fit:
         sets = [load(args.data / name, args.questions, args.passages) for name in args.fit]
         found = [outcome for data in sets for outcome in outcomes(data, memory)]
-        floor = args.floor if args.floor is not None else support.Calibration.bundled().floor
+        floor = args.floor if args.floor is not None else bundled().floor
         note = ", ".join(f"{data.name} ({len(data.questions)} questions, twice)" for data in sets)
         command = "python benchmarks/abstention.py " + " ".join(sys.argv[1:])
-        written = fit(found, floor, command, memory.model_id, note)
+        written = fit(found, floor, command, memory, note)
         target.write_text(json.dumps(written, indent=2) + "\n", "utf-8")
         print(json.dumps(written, indent=2))
-        support.Calibration.bundled.cache_clear()
-    calibration = support.Calibration.bundled()
+        bundled.cache_clear()
+    calibration = bundled()
 
     data, unanswerable = sample_corpus()
-    rank = _ranker(data.passages, memory)
+    rank = ranker(data.passages, memory)
     asked = [Outcome(False, _best(q, rank(q, set()), memory).features, False) for q in unanswerable]
     found = list(outcomes(data, memory))
     report("farm (its own unanswerable questions)", [o for o in found if o.answerable] + asked, calibration)

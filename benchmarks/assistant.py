@@ -2,6 +2,7 @@
 
     python benchmarks/assistant.py                       # the sample corpus: answers, abstention, follow-ups, claims
     python benchmarks/assistant.py --llm http://localhost:11434/v1#qwen3:8b   # the same with a language model
+    python benchmarks/assistant.py --reader              # the same, judged and quoted with the shipped reader
     python benchmarks/assistant.py --data DIR            # also the data set in DIR (corpus, queries, qrels)
 
 Answers: means over the answerable questions (see rerankit.evaluation.answers); without an answer they are 0.
@@ -30,6 +31,7 @@ from rerankit.rag.agent_events import Turn
 from rerankit.rag.answer import Answer
 from rerankit.rag.claims import FLOOR, check_claims
 from rerankit.rag.context import pack
+from rerankit.rag.extractive import ExtractiveGenerator
 from rerankit.samples import farm
 from rerankit.types import Hit, Passage
 
@@ -137,6 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rerank", default="default", metavar="SPEC")
     parser.add_argument("--llm", metavar="URL#MODEL")
+    parser.add_argument("--reader", action="store_true", help="judge and quote with the shipped reader")
     parser.add_argument("--aspects", type=int, default=3)
     parser.add_argument("--attempts", type=int, default=2)
     parser.add_argument("--data", type=Path, metavar="DIR", help="a further data set")
@@ -146,7 +149,9 @@ def main() -> None:
     def assistant(folder: str, passages: Sequence[Passage], name: str) -> Assistant:
         retriever = rerankit.ChromaRetriever(folder, collection=name)
         retriever.index(passages)
-        return Assistant(retriever, reranker, llm=args.llm, max_aspects=args.aspects, attempts=args.attempts)
+        judge = ExtractiveGenerator(reader=args.reader)
+        options = {"llm": args.llm, "max_aspects": args.aspects, "attempts": args.attempts}
+        return Assistant(retriever, reranker, judge=judge, **options)
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         built = assistant(folder, farm.passages(), "farm")

@@ -1,6 +1,6 @@
 """How long a visitor of `rerankit demo` waits, in Chromium, with the app and the browser on the same machine.
 
-    make setup-demo && .venv-demo/bin/python benchmarks/demo.py --questions 20
+    python benchmarks/demo.py --questions 20
 
 Prints seconds: until the page is interactive (the question box takes text and the button can be pressed; each time in a
 new browser context, nothing cached), and from pressing *Ask* to an answer with its sources, for questions of the sample

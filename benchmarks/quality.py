@@ -38,7 +38,7 @@ from rerankit.models.vector_cache import VectorCache
 from rerankit.rag.lexical import LexicalIndex, reciprocal_rank_fusion
 from rerankit.rerankers.base import Reranker
 from rerankit.rerankers.compose import Fusion
-from rerankit.rerankers.compressed import Dense
+from rerankit.rerankers.dense import Dense
 from rerankit.rerankers.late_interaction import LateInteraction
 from rerankit.rerankers.token_attention import TokenAttention
 from rerankit.types import Passage

@@ -1,4 +1,4 @@
-"""Takes the pictures of docs/demo.md from a running app with .venv-demo: `docs/make_demo_pictures.py URL`.
+"""Takes the pictures of docs/demo.md from a running app: `docs/make_demo_pictures.py URL`.
 
 Needs Chromium in the PATH. Start the app with `make demo`.
 """
@@ -9,13 +9,16 @@ import io
 import shutil
 import sys
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, FilePayload, Page, ViewportSize, sync_playwright
 
 ASSETS = Path(__file__).parent / "assets"
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-DESK, PHONE = {"width": 1100, "height": 900}, {"width": 390, "height": 800}
+DESK: ViewportSize = {"width": 1100, "height": 900}
+PHONE: ViewportSize = {"width": 390, "height": 800}
+Scheme = Literal["light", "dark"]
 
 
 def save(page: Page, name: str) -> None:
@@ -24,9 +27,10 @@ def save(page: Page, name: str) -> None:
     picture.quantize(64, dither=Image.Dither.NONE).save(ASSETS / f"demo-{name}.png", optimize=True)
 
 
-def ask(browser: Browser, url: str, name: str, size: dict[str, int], scheme: str) -> None:
+def ask(browser: Browser, url: str, name: str, size: ViewportSize, scheme: Scheme) -> None:
     """The tab Ask, with a citation opened."""
     page = browser.new_page(viewport=size, color_scheme=scheme)
+    page.set_default_timeout(120_000)
     page.goto(url)
     page.fill("#ask-question textarea", "My calf has the runs. Do I take it off milk while it's on electrolytes?")
     page.click("#ask-go")
@@ -41,24 +45,62 @@ def ask(browser: Browser, url: str, name: str, size: dict[str, int], scheme: str
 
 def compare(browser: Browser, url: str) -> None:
     """The tab Compare, before the vote."""
-    page = browser.new_page(viewport=DESK)
-    page.goto(url)
-    page.get_by_role("tab", name="Compare").click()
+    page = opened(browser, url, "Compare", "light")
     page.click("#compare-go")
     page.locator("#compare-vote").wait_for()
     save(page, "compare")
     page.close()
 
 
+def documents(browser: Browser, url: str) -> None:
+    """The tab Your documents, with one that was asked and one that cannot be read."""
+    page = opened(browser, url, "Your documents", "dark")
+    text = b"Leaf rust shows as orange pustules on the upper side of wheat leaves. It spreads in mild, moist weather."
+    files: list[FilePayload] = [
+        {"name": "rust.txt", "mimeType": "text/plain", "buffer": text},
+        {"name": "photos.zip", "mimeType": "application/zip", "buffer": b"PK"},
+    ]
+    page.set_input_files("#docs-files input[type=file]", files)
+    page.locator("#docs-list .rk-figures").wait_for()
+    page.fill("#docs-question textarea", "What does leaf rust look like?")
+    page.click("#docs-go")
+    page.locator("#docs-answer .rk-spent").wait_for()
+    page.evaluate("window.scrollTo(0, 0)")
+    save(page, "documents-dark")
+    page.close()
+
+
+def experiments(browser: Browser, url: str) -> None:
+    """The tab Experiments, with a small one made on the spot."""
+    page = opened(browser, url, "Experiments", "light")
+    page.fill("#runs-questions input[type=number]", "8")
+    page.click("#runs-go")
+    page.frame_locator("#runs-report iframe").locator("svg").first.wait_for(timeout=300_000)
+    save(page, "experiments")
+    page.close()
+
+
+def opened(browser: Browser, url: str, tab: str, scheme: Scheme) -> Page:
+    """A tab of the app in a new window."""
+    page = browser.new_page(viewport=DESK, color_scheme=scheme)
+    page.set_default_timeout(120_000)
+    page.goto(url)
+    page.get_by_role("tab", name=tab).click()
+    return page
+
+
 def main() -> None:
     """All pictures."""
+    url = sys.argv[1]
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=OPTIONS)
-        ask(browser, sys.argv[1], "ask", DESK, "light")
-        ask(browser, sys.argv[1], "ask-dark", DESK, "dark")
-        ask(browser, sys.argv[1], "phone", PHONE, "light")
-        ask(browser, sys.argv[1], "phone-dark", PHONE, "dark")
-        compare(browser, sys.argv[1])
+        ask(browser, url, "ask", DESK, "light")
+        ask(browser, url, "ask-dark", DESK, "dark")
+        ask(browser, url, "phone", PHONE, "light")
+        ask(browser, url, "phone-dark", PHONE, "dark")
+        compare(browser, url)
+        documents(browser, url)
+        experiments(browser, url)
         browser.close()
 
 

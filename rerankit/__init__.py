@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rerankit.rerankers.cache import ScoreCache
     from rerankit.rerankers.calibration import Calibrator
     from rerankit.rerankers.compose import Cascade, Fusion
+    from rerankit.rerankers.compressed import Compressed
     from rerankit.rerankers.listwise import Listwise
     from rerankit.rerankers.pairs import PointwiseReranker
     from rerankit.rerankers.pairwise import Pairwise
@@ -45,6 +46,7 @@ _HOME = {
     "rerankit.rerankers.cache": "ScoreCache",
     "rerankit.rerankers.calibration": "Calibrator",
     "rerankit.rerankers.compose": "Cascade Fusion",
+    "rerankit.rerankers.compressed": "Compressed",
     "rerankit.rerankers.listwise": "Listwise",
     "rerankit.rerankers.pairs": "PointwiseReranker",
     "rerankit.rerankers.pairwise": "Pairwise",
@@ -55,7 +57,7 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.
 
 __all__ = [  # noqa: RUF022 (grouped for the reader)
     "load", "Reranker", "PointwiseReranker", "Cascade", "Fusion", "Calibrator", "ScoreCache", "Listwise",
-    "Pairwise",
+    "Pairwise", "Compressed",
     "Passage", "Hit", "Ranking", "Span", "Usage",
     "ChromaRetriever", "rerank_query_result", "RagPipeline",
     "RerankitError", "SpecError", "MissingExtraError", "ModelError", "InputError", "BackendError", "StoreError",

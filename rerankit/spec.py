@@ -48,13 +48,15 @@ _OUTER = frozenset({"top_k", "on_error", "calibrator"})
 class Family:
     """A reranker family that specs can name: where its class is, and what it does in one line.
 
-    ``alone`` is the class that stands for the family where no model is named, if another one does.
+    ``alone`` is the class that stands for the family where no model is named, if another one does; ``by_model`` the
+    function that picks the class for a named model, if there are several.
     """
 
     name: str
     target: str
     summary: str
     alone: str = ""
+    by_model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,10 @@ _BUILT_IN = [
     Family("in-context", "rerankit.rerankers.in_context:InContext",
            "where a language model looks in the whole list when it reads the query (ICR, retrieval heads); "
            "offline without a model", "rerankit.rerankers.token_attention:TokenAttention"),
-    Family("dense", "rerankit.rerankers.compressed:Dense",
+    Family("compressed", "rerankit.rerankers.compressed:Compressed",
+           "one embedding per passage and the query in one short pass: a ResRank-style model, or an E2Rank checkpoint",
+           by_model="rerankit.rerankers.compressed_family:compressed_class"),
+    Family("dense", "rerankit.rerankers.dense:Dense",
            "cosine of one embedding per passage, taken from the store where it is there"),
     Family("listwise", "rerankit.rerankers.listwise:Listwise",
            "a language model sees several passages at once: windows, setwise, tournaments, ratings in groups"),
@@ -236,7 +241,8 @@ class _Builder:
 
     def _factory(self, stage: Stage) -> Callable[..., Any]:
         named = stage.model or "model" in stage.options or "model" in self.options
-        return _resolve(stage.family, self.spec, alone=not named)
+        model = stage.model or stage.options.get("model") or self.options.get("model")
+        return _resolve(stage.family, self.spec, model, alone=not named)
 
     def _all_written(self, stage: Stage, factory: Callable[..., Any]) -> dict[str, Any]:
         annotations = _annotations(factory)
@@ -276,13 +282,19 @@ class _Builder:
         return {}
 
 
-def _resolve(name: str, spec: str, *, alone: bool) -> Callable[..., Any]:
+def _resolve(name: str, spec: str, model: Any, *, alone: bool) -> Callable[..., Any]:
     family = families().get(name)
     if family is None:
         known = [*families(), *ALIASES]
         hint = f"; did you mean 'cross-encoder:{spec.strip()}'?" if "/" in name else nearest(name, known)
         raise SpecError(f"Unknown reranker family {name!r} in {spec!r}{hint} Known: {', '.join(sorted(known))}")
-    target = (alone and family.alone) or family.target
+    if model and family.by_model:
+        picked: Callable[..., Any] = _imported(name, family.by_model)(model)
+        return picked
+    return _imported(name, (alone and family.alone) or family.target)
+
+
+def _imported(name: str, target: str) -> Callable[..., Any]:
     module, _, attribute = target.partition(":")
     try:
         result: Callable[..., Any] = getattr(importlib.import_module(module), attribute)

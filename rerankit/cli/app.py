@@ -21,6 +21,7 @@ from rerankit.cli import (
     evaluate,
     explain,
     index,
+    label,
     mcp,
     models,
     questions,
@@ -45,6 +46,7 @@ app.command("compare")(compare.compare)
 app.command("explain")(explain.explain)
 app.command("eval")(evaluate.evaluate)
 app.command("questions")(questions.questions)
+app.command("label")(label.label)
 app.command("serve")(serve.serve)
 app.command("mcp")(mcp.mcp)
 app.command("demo")(demo.demo)

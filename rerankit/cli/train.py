@@ -10,6 +10,8 @@ import typer
 
 from rerankit.cli.output import JsonOption, emit, messages, printable, reporting, results
 from rerankit.cli.sink import check_target
+from rerankit.cli.train_compressed import compressed
+from rerankit.cli.train_reader import reader
 from rerankit.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +25,10 @@ app = typer.Typer(help="Fit what rerankers use to the data at hand.", no_args_is
 @app.callback()
 def train() -> None:
     """Fit what rerankers use to the data at hand."""
+
+
+app.command("compressed")(compressed)
+app.command("reader")(reader)
 
 
 @app.command("heads")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
 from rerankit.demo import tab_ask, tab_compare, tab_documents, tab_experiments
 from rerankit.demo.desk import Desk
 from rerankit.demo.library import Shelf
+from rerankit.demo.look import launch_options
 from rerankit.demo.settings import Settings
 from rerankit.errors import require
 from rerankit.evaluation.arena import Arena
@@ -20,27 +20,6 @@ _TITLE = "rerankit"
 _HEAD = """<div class="rk-head"><h1>rerankit</h1>
 <p>Retrieve, rerank, answer with sources: see what each step does.</p></div>"""
 _TOGGLE = "() => { document.body.classList.toggle('dark'); }"
-
-# The page may talk to its own server and nobody else, whatever a passage manages to smuggle in.
-_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; frame-src 'self'; "
-    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'"
-)
-# The page has a base address, so a plain link to a place in it would load the page anew.
-_CITE = """<script>document.addEventListener('click', (event) => {
-  const cite = event.target.closest && event.target.closest('a.rk-cite');
-  if (!cite) return;
-  event.preventDefault();
-  const source = document.getElementById(cite.hash.slice(1));
-  if (!source) return;
-  source.closest('details').open = true;
-  document.querySelectorAll('.rk-found').forEach((other) => other.classList.remove('rk-found'));
-  source.classList.add('rk-found');
-  source.scrollIntoView({block: 'center'});
-  source.focus({preventScroll: true});
-});</script>"""
-_META = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><meta name="referrer" content="no-referrer">'
 
 
 def build(desk: Desk, arena: Arena, shelf: Shelf) -> Any:
@@ -100,32 +79,10 @@ def launch(
         server_port=port or None,
         auth=list(auth) or None,
         share=share,
-        prevent_thread_lock=True,
-        quiet=True,
-        show_error=False,
-        ssr_mode=False,
-        enable_monitoring=False,
-        footer_links=[],
         max_file_size=settings.limits.file_bytes,
-        theme=_theme(gr),
-        css=files(__package__).joinpath("style.css").read_text("utf-8"),
-        head=_META + _CITE,
+        **launch_options(gr),
     )
     if block:
         print(f"rerankit demo at {address}", flush=True)  # noqa: T201
         blocks.block_thread()
     return str(address)
-
-
-def _theme(gr: Any) -> Any:
-    """Fonts of the visitor's own machine, and buttons that are dark enough for white letters."""
-    base = gr.themes.Default(primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["monospace"])
-    fill, hover = "*primary_700", "*primary_800"
-    return base.set(
-        button_primary_background_fill=fill,
-        button_primary_background_fill_dark=fill,
-        button_primary_background_fill_hover=hover,
-        button_primary_background_fill_hover_dark=hover,
-        button_primary_text_color="white",
-        button_primary_text_color_dark="white",
-    )

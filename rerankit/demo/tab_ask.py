@@ -29,7 +29,13 @@ _LINK = """(q, r, depth, k, f, w) => {
   window.history.replaceState(null, '', link);
   return [q, r, depth, k, f, w];
 }"""
-_COPY = "() => { navigator.clipboard && navigator.clipboard.writeText(window.location.href); }"
+_COPIED = note("Copied.")
+_CLOSED = note("The browser keeps its clipboard closed here. Copy the address bar; it holds the link.")
+# Browsers give pages of other machines a clipboard over HTTPS only.
+_COPY = f"""async () => {{
+  try {{ await navigator.clipboard.writeText(window.location.href); }} catch {{ return {_CLOSED!r}; }}
+  return {_COPIED!r};
+}}"""
 
 
 def build(blocks: Any, desk: Desk) -> None:
@@ -44,10 +50,11 @@ def build(blocks: Any, desk: Desk) -> None:
         ask = gr.Button("Ask", variant="primary", scale=1, min_width=90, elem_id="ask-go")
     chosen = controls(desk, "ask", filters=True)
     if desk.settings.store is None:
-        gr.Examples(EXAMPLES, question, label="Examples")
+        gr.Examples(EXAMPLES, question, label="Examples", elem_id="ask-examples")
     answer = gr.HTML(note("The answer and its sources will stand here."), elem_id="ask-answer")
     lists = gr.HTML("", elem_id="ask-lists")
     copy = gr.Button("Copy the link to this question", size="sm", elem_id="ask-link")
+    copied = gr.HTML("", elem_id="ask-copied")
     inputs = [question, *chosen.all()]
 
     def run(text: str, reranker: Any, depth: Any, top_k: Any, filters: Any, writer: Any) -> Iterator[Step]:
@@ -63,7 +70,7 @@ def build(blocks: Any, desk: Desk) -> None:
         show_progress="minimal", show_progress_on=answer, scroll_to_output=False,
     )  # fmt: skip
     asked.then(None, inputs, None, js=_LINK, api_visibility="private")
-    copy.click(None, js=_COPY, api_visibility="private")
+    copy.click(None, None, copied, js=_COPY, api_visibility="private")
 
     def opened(request: gr.Request) -> list[Any]:
         if not request.query_params:

@@ -29,7 +29,9 @@ def build(desk: Desk) -> None:
         elem_id="runs-names",
     )
     with gr.Row(equal_height=True):
-        questions = gr.Slider(4, settings.limits.questions, 12, step=1, label="Questions", scale=4)
+        questions = gr.Slider(
+            4, settings.limits.questions, 12, step=1, label="Questions", scale=4, elem_id="runs-questions"
+        )
         go = gr.Button("Run", variant="primary", scale=1, min_width=90, elem_id="runs-go")
     report = gr.HTML(note("Table and plots will stand here."), elem_id="runs-report")
 

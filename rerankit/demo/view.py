@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from rerankit.demo.html import highlighted, linked, milliseconds, note, text
@@ -11,6 +12,8 @@ from rerankit.rag.events import RagResult
 from rerankit.types import Hit, Passage, Ranking, Usage
 
 __all__ = ["answered", "both_orders", "figures", "retrieved_only", "spent", "writing"]
+
+_REVISION = re.compile(r"@[0-9a-f]{8,}")
 
 
 def writing(so_far: str) -> str:
@@ -37,7 +40,9 @@ def spent(result: RagResult) -> str:
     rows = [("Retrieve", seconds.get("retrieve", 0.0), f"{len(result.candidates)} candidates")]
     rows.append(("Rerank", seconds.get("rerank", 0.0), _cost(result.ranking.usage)))
     if len(result.ranking.stages) > 1:
-        rows += [(f"of it {stage.model}", stage.usage.seconds, _cost(stage.usage)) for stage in result.ranking.stages]
+        for stage in result.ranking.stages:
+            name = _REVISION.sub("", stage.model)
+            rows.append((f"of it {name}", stage.usage.seconds, _cost(stage.usage)))
     writing = seconds.get("pack", 0.0) + seconds.get("generate", 0.0)
     rows.append(("Answer", writing, _cost(result.answer.usage)))
     rows.append(("Total", sum(seconds.values()), ""))

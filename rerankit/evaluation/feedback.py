@@ -182,6 +182,10 @@ class FeedbackLog:
             lists = tuple(json.loads(shown)), tuple(json.loads(credit)), swapped, tuple(sorted(json.loads(clicked)))
             yield Impression(number, unit, arm, at, query, *lists)
 
+    def experiments(self) -> list[str]:
+        """Names of the experiments that have impressions."""
+        return [row[0] for row in self._run("SELECT DISTINCT experiment FROM impressions ORDER BY experiment")]
+
     def close(self) -> None:
         """Close the file; a later call opens it again."""
         with self._lock:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rerankit.errors import InputError
 
-__all__ = ["Seed", "as_differences", "effect_size", "holm", "mean_interval", "sign_flip_p"]
+__all__ = ["Seed", "as_differences", "effect_size", "holm", "mean_interval", "resample_counts", "sign_flip_p"]
 
 Seed = int | np.random.Generator
 _CELLS = 2_000_000  # numbers drawn at a time: bounds the memory, whatever the number of queries
@@ -75,7 +75,7 @@ def mean_interval(
     # useless. So a resample's variance counts as at least half the sample's.
     floor = np.maximum(variance / 2.0, np.finfo(float).tiny)
     parts = []
-    for counts in _resample_counts(np.random.default_rng(seed), draws, queries):
+    for counts in resample_counts(np.random.default_rng(seed), draws, queries):
         shift = centred @ counts.T / queries
         spread = np.maximum((centred**2) @ counts.T / queries - shift**2, floor)
         parts.append(np.abs(shift) / np.sqrt(spread / (queries - 1)))
@@ -138,7 +138,7 @@ def effect_size(differences: ArrayLike) -> float:
     return mean / spread * (1.0 - 3.0 / (4.0 * values.size - 5.0))
 
 
-def _resample_counts(rng: np.random.Generator, resamples: int, queries: int) -> Iterator[NDArray[np.float64]]:
+def resample_counts(rng: np.random.Generator, resamples: int, queries: int) -> Iterator[NDArray[np.float64]]:
     """How often each query occurs in each bootstrap resample, shape ``[size, queries]``, a bounded part at a time."""
     for size in _chunks(resamples, queries):
         drawn = rng.integers(0, queries, size=(size, queries))

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rerankit.errors import require
 from rerankit.models import openvino_graph
 from rerankit.models.backends import Choice, Task
 from rerankit.models.batching import Batch
 from rerankit.models.checkpoint import Checkpoint
 from rerankit.models.convert import INPUTS, check_same, converted
+from rerankit.models.openvino_import import import_openvino
 
 QUANTIZATION_GROUP = 32
 """Activations that share one scale in int8: the smallest groups are the most exact."""
@@ -63,7 +63,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 def load(checkpoint: Checkpoint, task: Task, choice: Choice) -> OpenVinoBackend:
     """Compile the converted graph for the CPU."""
-    openvino = require("openvino", extra="openvino", purpose=f"Running {checkpoint.name!r}")
+    openvino = import_openvino(f"Running {checkpoint.name!r}")
     form = "openvino-int8" if choice.dtype == "int8" else "openvino"
     folder = converted(checkpoint, task, form, lambda scratch: _build(checkpoint, task, choice, scratch))
     compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", _properties(choice.dtype))

@@ -176,6 +176,7 @@ def _dtype(dtype: str, backend: str, device: str) -> str:
 
 def native_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 itself, so that it is a gain."""
-    import openvino
+    from rerankit.models.openvino_import import import_openvino
 
+    openvino = import_openvino("Asking the processor what it can do")
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -83,9 +83,17 @@ def is_encoder_decoder(model: str | Path, revision: str | None = None) -> bool:
 
 
 def load_language_model(
-    model: str | Path, *, device: str, dtype: str, revision: str | None, encoder_decoder: bool = False
+    model: str | Path,
+    *,
+    device: str,
+    dtype: str,
+    revision: str | None,
+    encoder_decoder: bool = False,
+    headless: bool = False,
 ) -> Loaded:
     """Load a causal (or encoder-decoder) model with its tokenizer.
+
+    With ``headless`` it comes without its output layer, which embedding checkpoints do not have.
 
     Raises:
         ModelError: there is none, its weights are pickles, damaged or incomplete, or it is of another kind.
@@ -95,7 +103,7 @@ def load_language_model(
     if not isinstance(model, str | Path) or not str(model).strip():
         raise ModelError(f"A model is a local folder or a hub name such as org/name; got {model!r:.80}")
     checkpoint = find_checkpoint(model, revision)
-    _check_kind(checkpoint, encoder_decoder)
+    _check_kind(checkpoint, encoder_decoder, headless)
     checkpoint.check_weights()
     purpose = f"Loading {checkpoint.name!r}"
     torch = require("torch", extra="torch", purpose=purpose)
@@ -103,7 +111,8 @@ def load_language_model(
     choice = Choice("torch", device, dtype).resolve(checkpoint)
     if dtype == "auto" and choice.device.startswith("cuda"):
         choice = dataclasses.replace(choice, dtype=_own_dtype(checkpoint))
-    loader = transformers.AutoModelForSeq2SeqLM if encoder_decoder else transformers.AutoModelForCausalLM
+    speaking = transformers.AutoModelForSeq2SeqLM if encoder_decoder else transformers.AutoModelForCausalLM
+    loader = transformers.AutoModel if headless else speaking
     safe = {"local_files_only": True, "trust_remote_code": False}
     try:
         with quiet():
@@ -118,7 +127,7 @@ def load_language_model(
             loaded = loaded.eval().to(choice.device)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError) as error:
         raise ModelError(f"The model in {checkpoint.folder} cannot be loaded: {error}") from error
-    _check_whole(checkpoint, report)
+    _check_whole(checkpoint, report, headless)
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(f"{checkpoint.folder} has no tokenizer.json, and its tokenizer cannot be converted to one")
     return Loaded(loaded, tokenizer, checkpoint, choice.dtype)
@@ -131,7 +140,7 @@ def _own_dtype(checkpoint: Checkpoint) -> str:
     return stated if stated in ("bfloat16", "float16") else "bfloat16"
 
 
-def _check_kind(checkpoint: Checkpoint, encoder_decoder: bool) -> None:
+def _check_kind(checkpoint: Checkpoint, encoder_decoder: bool, headless: bool) -> None:
     if checkpoint.is_onnx:
         raise ModelError(f"{checkpoint.name!r} has ONNX weights only; a language model needs model.safetensors")
     is_one = bool(checkpoint.config.get("is_encoder_decoder"))
@@ -150,6 +159,8 @@ def _check_kind(checkpoint: Checkpoint, encoder_decoder: bool) -> None:
         *names.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values(),
     }
     stated = [str(name) for name in checkpoint.config.get("architectures") or ()]
+    if headless and any(name.endswith("Model") for name in stated):
+        return
     if stated and not any(name in known or _SPEAKS.search(name) for name in stated):
         raise ModelError(
             f"{checkpoint.name!r} was saved as {', '.join(stated)[:80]}, which predicts no next token; use a "
@@ -157,14 +168,16 @@ def _check_kind(checkpoint: Checkpoint, encoder_decoder: bool) -> None:
         )
 
 
-def _check_whole(checkpoint: Checkpoint, report: dict[str, Any]) -> None:
+def _check_whole(checkpoint: Checkpoint, report: dict[str, Any], headless: bool) -> None:
     """Missing weights get random numbers from transformers; what those say means nothing."""
     if missing := sorted(report["missing_keys"]):
-        raise ModelError(
-            f"{checkpoint.weights[0]} lacks the weights {missing[:4]}. This looks like an embedding model or a "
-            "classifier; use a checkpoint with a language-model head, or load it as an embedder or cross-encoder."
+        looks = (
+            "This looks like an embedding model or a classifier; use a checkpoint with a language-model head, or load "
+            "it as an embedder or cross-encoder."
         )
-    if unread := sorted(report["unexpected_keys"]):
+        hint = "Download it again." if headless else looks
+        raise ModelError(f"{checkpoint.weights[0]} lacks the weights {missing[:4]}. {hint}")
+    if unread := sorted(key for key in report["unexpected_keys"] if not (headless and "head" in key)):
         logger.warning(
             "%s holds %d weights that its configuration has no place for, such as %s: is config.json the one that "
             "belongs to them?",

@@ -74,19 +74,33 @@ class LateEncoder:
 
     def query(self, text: str, meter: Meter | None = None) -> QueryVectors:
         """Token vectors of a query of any length; a long one is read in windows. The latest ones are kept."""
-        key = content_key(self.fingerprint, "query", text)
-        known = query_cache().get_many([key])
-        if not known:
-            known[key] = self._encode_query(text, meter)
-            query_cache().put_many(known)
-        return QueryVectors(*known[key])
+        return self.queries([text], meter)[0]
 
-    def _encode_query(self, text: str, meter: Meter | None) -> Entry:
+    def queries(self, texts: Sequence[str], meter: Meter | None = None) -> list[QueryVectors]:
+        """:meth:`query` of many, in batches."""
+        keys = [content_key(self.fingerprint, "query", text) for text in texts]
+        known = query_cache().get_many(keys)
+        wanted = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        if wanted:
+            fresh = dict(zip(wanted, self._encode_queries(list(wanted.values()), meter), strict=True))
+            query_cache().put_many(fresh)
+            known.update(fresh)
+        return [QueryVectors(*known[key]) for key in keys]
+
+    def _encode_queries(self, texts: Sequence[str], meter: Meter | None) -> list[Entry]:
         reserve = len(self.style.query.marker_ids) + self._prompt_tokens("query")
-        parts = query_parts(self.encoder, text, reserve=reserve)
-        states, rows = self.encoder.states_and_vectors(parts, kind="query", meter=meter, frame=self.style.query)
-        if self.style.name == "plain" and len(parts) == 1:
-            query_cache().put_many({text_key(self.encoder, text, "query"): (rows[0],)})
+        parts = [query_parts(self.encoder, text, reserve=reserve) for text in texts]
+        flat = [part for one in parts for part in one]
+        states, rows = self.encoder.states_and_vectors(flat, kind="query", meter=meter, frame=self.style.query)
+        entries, start = [], 0
+        for text, one in zip(texts, parts, strict=True):
+            if self.style.name == "plain" and len(one) == 1:
+                query_cache().put_many({text_key(self.encoder, text, "query"): (rows[start].copy(),)})
+            entries.append(self._query_entry(states[start : start + len(one)]))
+            start += len(one)
+        return entries
+
+    def _query_entry(self, states: Sequence[TokenStates]) -> Entry:
         keep = [self._counts(state, self.style.query) for state in states]
         vectors = [self._unit(state.vectors[kept]) for state, kept in zip(states, keep, strict=True)]
         special = [state.special[kept] for state, kept in zip(states, keep, strict=True)]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from rerankit.models.encoder import Kind, TextEncoder
 from rerankit.models.files import content_key
 from rerankit.models.meter import Meter
-from rerankit.models.vector_cache import VectorCache
+from rerankit.models.queries import query_parts
+from rerankit.models.vector_cache import KeepsVectors, VectorCache
 
 
 def encoder_fingerprint(encoder: TextEncoder) -> str:
@@ -36,7 +37,7 @@ def query_cache() -> VectorCache:
 def text_vectors(
     encoder: TextEncoder,
     texts: Sequence[str],
-    cache: VectorCache,
+    cache: KeepsVectors,
     *,
     kind: Kind = "passage",
     meter: Meter | None = None,
@@ -50,3 +51,15 @@ def text_vectors(
         known.update((key, (row.copy(),)) for key, row in zip(wanted, fresh, strict=True))
         cache.put_many({key: known[key] for key in wanted if np.isfinite(known[key][0]).all()})
     return np.stack([known[key][0] for key in keys]) if texts else np.zeros((0, encoder.dim), np.float32)
+
+
+def query_vector(encoder: TextEncoder, query: str, *, meter: Meter | None = None) -> NDArray[np.float32]:
+    """Unit vector ``[dim]`` of a query; of one longer than the model can take, the mean direction of its parts.
+
+    Raises:
+        InputError: the query is far too long.
+    """
+    prompt = encoder.prompts["query"]
+    parts = query_parts(encoder, query, reserve=encoder.count_tokens([prompt])[0] if prompt else 0)
+    mean = text_vectors(encoder, parts, query_cache(), kind="query", meter=meter).mean(axis=0)
+    return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)

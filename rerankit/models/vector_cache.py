@@ -15,7 +15,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,23 @@ DEFAULT_DISK = 4 * 2**30
 
 _SCHEMA = "CREATE TABLE IF NOT EXISTS vectors (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, data BLOB NOT NULL)"
 _BATCH = 500  # below every sqlite build's limit on bound variables
+
+
+@runtime_checkable
+class KeepsVectors(Protocol):
+    """Where arrays are kept by key: a :class:`VectorCache`, or anything of its shape."""
+
+    def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Entry]:
+        """The entries that are known among ``keys``."""
+        ...
+
+    def put_many(self, entries: Mapping[bytes, Entry]) -> None:
+        """Remember entries; what is already known is kept."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        ...
 
 
 class VectorCache:
@@ -152,6 +169,19 @@ def open_cache(source: VectorCache | str | Path | bool | None) -> VectorCache:
     if isinstance(source, VectorCache):
         return source
     return VectorCache(source) if source else shared_cache()
+
+
+def open_vectors(source: KeepsVectors | str | Path | bool | None) -> KeepsVectors:
+    """:func:`open_cache`, for those who keep one vector per text, wherever that may be.
+
+    Raises:
+        InputError: ``source`` keeps nothing.
+    """
+    if source is None or isinstance(source, (str, Path, bool)):
+        return open_cache(source)
+    if not isinstance(source, KeepsVectors):
+        raise InputError(f"vectors is a file, True, a VectorCache, SideVectors or None; got {source!r:.80}")
+    return source
 
 
 def _size(entry: Entry) -> int:

@@ -23,6 +23,7 @@ class Citation:
         end: one past its last character; ``start < end``.
         number: the ``[number]`` in the answer's text, which is the block's number in the context.
         quote: the supporting sentence itself.
+        span: characters in the passage's text of the words that answer, where a reader found any.
     """
 
     passage_id: str
@@ -30,6 +31,7 @@ class Citation:
     end: int
     number: int
     quote: str
+    span: tuple[int, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready dictionary."""

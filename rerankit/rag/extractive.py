@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rerankit.errors import InputError
 from rerankit.models.meter import Meter
@@ -15,6 +16,9 @@ from rerankit.rag.support import Calibration, Embedder, Statement, statements
 from rerankit.rag.terms import terms
 from rerankit.rerankers.prepare import clean
 from rerankit.types import Usage
+
+if TYPE_CHECKING:
+    from rerankit.rag.reader_answer import Reader
 
 __all__ = ["ABSTENTION", "ExtractiveGenerator"]
 
@@ -38,7 +42,9 @@ class ExtractiveGenerator:
         embedder: default the embedded all-MiniLM-L6-v2, loaded at the first question.
         max_sentences: most sentences of an answer.
         floor: abstain if the confidence is lower; default the calibrated one. 0 never abstains.
-        calibration: for another embedder, as fitted by ``benchmarks/abstention.py --fit``.
+        calibration: for another embedder or reader, as fitted by ``benchmarks/abstention.py --fit``.
+        reader: marks the words that answer, and helps to tell whether any do: True for the shipped one, or a
+            :class:`~rerankit.models.span_reader.SpanReader`.
 
     Raises:
         InputError: an option is out of range.
@@ -51,13 +57,17 @@ class ExtractiveGenerator:
         max_sentences: int = 2,
         floor: float | None = None,
         calibration: Calibration | None = None,
+        reader: Reader | bool = False,
     ) -> None:
         if max_sentences < 1:
             raise InputError(f"max_sentences must be at least 1, got {max_sentences}")
         if floor is not None and not 0.0 <= floor <= 1.0:
             raise InputError(f"floor is a probability between 0 and 1, got {floor!r}")
+        if calibration is not None and bool(calibration.reader) != (reader is not False):
+            raise InputError(f"The calibration is for answers with{'' if calibration.reader else 'out'} a reader")
         self._embedder = embedder
-        self.calibration = calibration or Calibration.bundled()
+        self._reader = None if reader is False else reader
+        self.calibration = calibration or _bundled(read=self._reader is not None)
         self.max_sentences = max_sentences
         self.floor = self.calibration.floor if floor is None else floor
 
@@ -81,6 +91,28 @@ class ExtractiveGenerator:
         return self._embedder
 
     @property
+    def reader(self) -> Reader | None:
+        """The reader, loaded on first use; None if there is to be none.
+
+        Raises:
+            InputError: the calibration is for another one, so that no floor could be trusted.
+            ModelError: the shipped one is missing or not the published one.
+        """
+        if self._reader is True:
+            from rerankit.rag.reader_answer import shipped_reader
+
+            self._reader = shipped_reader()
+        if isinstance(self._reader, bool) or self._reader is None:
+            return None
+        if self.floor > 0 and self._reader.model_id != self.calibration.reader:
+            raise InputError(
+                f"The abstention floor is calibrated for the reader {self.calibration.reader!r}, not "
+                f"{self._reader.model_id!r}. Fit one with benchmarks/abstention.py --fit --reader and pass "
+                "calibration=, or pass floor=0 to answer always."
+            )
+        return self._reader
+
+    @property
     def model(self) -> str:
         """``extractive:`` and the embedder's id."""
         return f"extractive:{self._embedder.model_id if self._embedder else self.calibration.embedder}"
@@ -88,7 +120,7 @@ class ExtractiveGenerator:
     def generate(self, query: str, context: Context, *, deadline_s: float | None = None) -> Answer:
         """The best sentences. ``deadline_s`` is not needed: this is always quick."""
         started, meter = time.monotonic(), Meter()
-        ranked = statements(query, context, self.embedder, meter)
+        ranked = self._ranked(query, context, meter)
         usage = Usage(time.monotonic() - started, meter.forward_passes, meter.input_tokens)
         if not ranked:
             return Answer(ABSTENTION, (), True, "The context holds nothing to quote", 0.0, self.model, usage)
@@ -118,11 +150,28 @@ class ExtractiveGenerator:
         yield answer.text
         yield answer
 
+    def _ranked(self, query: str, context: Context, meter: Meter) -> list[Statement]:
+        """The statements, read where there is a reader."""
+        found = statements(query, context, self.embedder, meter)
+        if not found or (reader := self.reader) is None:
+            return found
+        from rerankit.rag.reader_answer import with_spans
+
+        return with_spans(query, found, reader, meter)
+
     def _abstain(self, nearest: Statement, confidence: float, usage: Usage) -> Answer:
         citation = _citation(nearest)
         text = f"{ABSTENTION} The nearest that they say: {_cited(citation)}"
         reason = f"The best sentence answers with probability {confidence:.2f}, below the floor of {self.floor:.2f}"
         return Answer(text, (citation,), True, reason, confidence, self.model, usage)
+
+
+def _bundled(*, read: bool) -> Calibration:
+    if not read:
+        return Calibration.bundled()
+    from rerankit.rag.reader_answer import read_calibration
+
+    return read_calibration()
 
 
 def _chosen(ranked: Sequence[Statement], most: int) -> list[Statement]:
@@ -154,4 +203,5 @@ def _citation(statement: Statement) -> Citation:
     if len(quote) > _LONGEST_QUOTE:
         quote = quote[:_LONGEST_QUOTE].rpartition(" ")[0] or quote[:_LONGEST_QUOTE]
     end = statement.start + len(quote)
-    return Citation(statement.block.hit.id, statement.start, end, statement.block.number, quote)
+    span = statement.span if statement.span and statement.span[1] <= end else None
+    return Citation(statement.block.hit.id, statement.start, end, statement.block.number, quote, span)

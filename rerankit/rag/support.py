@@ -67,6 +67,7 @@ class Statement:
         features: by :data:`FEATURES`.
         score: how good an answer it is, to be compared within one context only.
         vector: mean of its tokens' vectors, float32 ``[dim]``, L2-normalised.
+        span: characters in the passage's text of the words that answer, where a reader looked for them and found any.
     """
 
     block: Block
@@ -75,6 +76,7 @@ class Statement:
     features: tuple[float, ...]
     score: float
     vector: NDArray[np.float32]
+    span: tuple[int, int] | None = None
 
     @property
     def text(self) -> str:
@@ -91,25 +93,28 @@ class Calibration:
         weights: of the logistic function, by :data:`FEATURES`.
         intercept: of the logistic function.
         floor: probability below which to abstain.
+        reader: ``model_id`` of the reader that they hold for; empty for none.
     """
 
     embedder: str
     weights: tuple[float, ...]
     intercept: float
     floor: float
+    reader: str = ""
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
+    def from_dict(cls, data: Mapping[str, Any], features: Sequence[str] = FEATURES) -> Calibration:
         """From the JSON object that ``benchmarks/abstention.py --fit`` writes.
 
         Raises:
             InputError: it is for other features, or incomplete.
         """
-        if tuple(data.get("features", ())) != FEATURES:
-            raise InputError(f"The calibration must be for the features {FEATURES}, not {data.get('features')}")
+        if tuple(data.get("features", ())) != tuple(features):
+            raise InputError(f"The calibration must be for the features {features}, not {data.get('features')}")
         try:
             weights = tuple(float(weight) for weight in data["weights"])
-            return cls(str(data["embedder"]), weights, float(data["intercept"]), float(data["floor"]))
+            reader = str(data.get("reader", ""))
+            return cls(str(data["embedder"]), weights, float(data["intercept"]), float(data["floor"]), reader)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"The calibration is incomplete: {error!r}") from error
 

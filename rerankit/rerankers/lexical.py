@@ -11,17 +11,9 @@ from numpy.typing import NDArray
 from rerankit.errors import InputError, require
 from rerankit.rerankers.base import Reranker, RerankerOptions
 from rerankit.rerankers.call import Call, Request, Scored
+from rerankit.rerankers.words import K1, B, Words
 
 __all__ = ["Lexical"]
-
-_TOKEN = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+"  # noqa: S105
-"""Scripts written without spaces are matched character by character, all others word by word."""
-
-_STOPWORDS = frozenset({
-    "danish", "dutch", "english", "french", "german", "italian", "norwegian", "portuguese", "russian", "spanish",
-    "swedish", "turkish",
-})  # fmt: skip
-"""Languages for which bm25s has a list."""
 
 
 class Lexical(Reranker):
@@ -43,18 +35,13 @@ class Lexical(Reranker):
     scale = "bm25"
 
     def __init__(
-        self, *, language: str = "english", k1: float = 1.5, b: float = 0.75, **options: Unpack[RerankerOptions]
+        self, *, language: str = "english", k1: float = K1, b: float = B, **options: Unpack[RerankerOptions]
     ) -> None:
         super().__init__(**options)
         if not (0 <= k1 < float("inf") and 0 <= b <= 1):
             raise InputError(f"BM25 takes k1 of at least 0 and b from 0 to 1, got k1={k1!r}, b={b!r}")
+        self._words = Words(language)
         self._bm25s = require("bm25s", extra="lexical", purpose="Lexical reranking")
-        self._stemmers = require("Stemmer", extra="lexical", purpose="Lexical reranking")
-        if language and language not in self._stemmers.algorithms():
-            raise InputError(
-                f"There is no stemmer for the language {language!r}; use '' for none, or one of "
-                f"{', '.join(self._stemmers.algorithms())}"
-            )
         self.language, self.k1, self.b = language, float(k1), float(b)
         self.model = f"lexical:bm25[k1={k1:g},b={b:g},language={language or 'none'}]"
 
@@ -64,22 +51,9 @@ class Lexical(Reranker):
 
     def _scores(self, request: Request) -> NDArray[np.float64]:
         texts = [f"{passage.title}\n{passage.text}" for passage in request.passages]
-        *words, asked = self._words([*texts, request.query])
+        *words, asked = self._words.stems([*texts, request.query])
         if not asked or not any(words):
             return np.zeros(len(texts))
         index = self._bm25s.BM25(k1=self.k1, b=self.b, method="lucene")
         index.index(words, show_progress=False)
         return np.asarray(index.get_scores(asked), np.float64)
-
-    def _words(self, texts: Sequence[str]) -> list[list[str]]:
-        # A stemmer is not safe between threads, and made in no time.
-        stemmer = self._stemmers.Stemmer(self.language) if self.language else None
-        words: list[list[str]] = self._bm25s.tokenize(
-            list(texts),
-            token_pattern=_TOKEN,
-            stopwords=self.language if self.language in _STOPWORDS else None,
-            stemmer=stemmer,
-            return_ids=False,
-            show_progress=False,
-        )
-        return words

@@ -7,7 +7,7 @@ from tiny_models import save_embedder
 from rerankit.errors import InputError
 from rerankit.models.encoder import TextEncoder
 from rerankit.models.vector_cache import VectorCache
-from rerankit.rerankers.compressed import Dense
+from rerankit.rerankers.dense import Dense
 from rerankit.rerankers.late_interaction import LateInteraction
 from rerankit.types import Passage
 

@@ -6,6 +6,10 @@ import shutil
 from urllib.parse import urlsplit
 
 import pytest
+from demo_server import served
+from playwright.sync_api import expect, sync_playwright
+
+expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="session")
@@ -16,15 +20,13 @@ def runs(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("runs")
     (folder / "lexical").mkdir()
-    (folder / "lexical" / "report.html").write_text(small_report(Settings(), ["lexical", "none (as retrieved)"], 8))
+    (folder / "lexical" / "report.html").write_text(small_report(Settings(), ["lexical", "none (as retrieved)"], 4))
     (folder / "lexical" / "experiment.json").write_text("{}")
     return folder
 
 
 @pytest.fixture(scope="session")
 def app(tmp_path_factory, runs):
-    from demo_server import served
-
     options = ["--runs", str(runs), "--llm", "http://127.0.0.1:9/v1#absent"]
     with served(tmp_path_factory.mktemp("app"), options) as running:
         yield running
@@ -33,10 +35,10 @@ def app(tmp_path_factory, runs):
 
 @pytest.fixture(scope="session")
 def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="make test-demo runs these")
-    chromium = shutil.which("chromium")
-    assert chromium, "The browser tests need Chromium in the PATH; on Debian: apt-get install chromium"
-    with sync_api.sync_playwright() as play:
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("there is no Chromium in the PATH: make chromium")
+    with sync_playwright() as play:
         options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         browser = play.chromium.launch(executable_path=chromium, args=options)
         yield browser
@@ -44,24 +46,26 @@ def browser():
 
 
 @pytest.fixture
-def new_page(browser, app):
-    """Opens pages; afterwards none of them has asked anybody but the app for anything, or run into an error."""
-    host, contexts, outside, broken = urlsplit(app.url).netloc, [], [], []
+def visit(browser):
+    """Opens pages; afterwards none of them has asked anybody but its own server for anything, or run into an error."""
+    contexts, outside, broken = [], [], []
 
-    def watch(request):
-        address = urlsplit(request.url)
-        if address.scheme not in ("data", "blob", "about") and address.netloc != host:
-            outside.append(request.url)
+    def opened(url: str, ready: str, **options):
+        host = urlsplit(url).netloc
 
-    def opened(query: str = "", **options):
+        def watch(request):
+            address = urlsplit(request.url)
+            if address.scheme not in ("data", "blob", "about") and address.netloc != host:
+                outside.append(request.url)
+
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(60_000)
         page.on("request", watch)
         page.on("pageerror", lambda error: broken.append(str(error)))
-        page.goto(app.url + query)
-        page.locator("#ask-question textarea").wait_for()
+        page.goto(url)
+        page.locator(ready).wait_for()
         return page
 
     yield opened
@@ -69,6 +73,16 @@ def new_page(browser, app):
         context.close()
     assert outside == []
     assert broken == []
+
+
+@pytest.fixture
+def new_page(visit, app):
+    """Opens pages of the app."""
+
+    def opened(query: str = "", **options):
+        return visit(app.url + query, "#ask-question textarea", **options)
+
+    return opened
 
 
 @pytest.fixture

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import gradio_client
+import httpx
 import pytest
-
-gradio_client = pytest.importorskip("gradio_client", reason="gradio has an environment of its own: make test-demo")
+from demo_server import served
 
 pytestmark = pytest.mark.slow
 
@@ -58,3 +60,37 @@ def test_a_request_past_the_page_is_held_to_the_same_rules(app, controls, told):
         assert told in answer or "is not in the list of choices" in answer or "greater than maximum" in answer
     finally:
         client.close()
+
+
+def test_an_upload_past_the_page_is_bounded_and_kept_in_its_folder(app):
+    def upload(name, content):
+        return httpx.post(f"{app.url}gradio_api/upload", files={"files": (name, content)}, timeout=60)
+
+    refused = upload("large.txt", b"wheat " * 9_000_000)  # 54 MB
+    assert refused.status_code == 413
+    (path,) = upload("../../../evil.txt", b"rust").json()
+    assert app.votes.parent / "uploads" in Path(path).parents
+    assert httpx.get(f"{app.url}gradio_api/file={path}", follow_redirects=True).status_code in (200, 403)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../votes.jsonl", "http://127.0.0.1:9/x.txt"])
+def test_files_of_the_server_and_of_others_cannot_be_asked_for(app, path):
+    client = gradio_client.Client(app.url, verbose=False)
+    try:
+        with pytest.raises(Exception, match=r"(?i)error|invalid|not|disabled"):
+            client.predict([{"path": path, "meta": {"_type": "gradio.FileData"}}], api_name="/add")
+    finally:
+        client.close()
+    assert httpx.get(f"{app.url}gradio_api/file={path}").status_code >= 400
+
+
+def test_a_password_keeps_others_out(tmp_path):
+    users = tmp_path / "users.txt"
+    users.write_text("ann:secret\n")
+    with served(tmp_path, ["--auth", str(users), "--model", "none=none"]) as app:
+        assert httpx.get(f"{app.url}config").status_code == 401
+        assert httpx.post(f"{app.url}login", data={"username": "ann", "password": "wrong"}).status_code == 400
+        with httpx.Client() as ann:
+            ann.post(f"{app.url}login", data={"username": "ann", "password": "secret"})
+            assert ann.get(f"{app.url}config").status_code == 200
+        assert app.outside() == ""

@@ -1,0 +1,287 @@
+"""A whole training run of a ResRank-style model: lists, teacher, stages, the card."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import rerankit
+from rerankit.errors import InputError
+from rerankit.models import embedded
+from rerankit.models.encoder import TextEncoder
+from rerankit.models.resrank_files import ResRankConfig, load_resrank
+from rerankit.models.vector_cache import KeepsVectors, open_vectors
+from rerankit.rerankers.compressed_inputs import CompressedInputs
+from rerankit.training.card import Card, Source, Table, recipe, write_card
+from rerankit.training.compressed import (
+    METRIC,
+    CompressedModel,
+    CompressedOptions,
+    CompressedTask,
+    new_model,
+)
+from rerankit.training.compressed_data import Bank, build_bank
+from rerankit.training.compressed_encoder import TrainableEncoder
+from rerankit.training.compressed_losses import Term, parse_losses, stage_terms
+from rerankit.training.lists import TrainingList, read_lists, split_lists
+from rerankit.training.lists_files import query_key
+from rerankit.training.loop import fit
+from rerankit.training.reader_examples import texts_of
+from rerankit.training.retrieved import retrieved_lists
+from rerankit.training.task import Progress, Report, Settings
+from rerankit.training.teaching import taught
+
+__all__ = ["CompressedRun", "train_compressed"]
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CompressedRun:
+    """What to train a ResRank-style model on, and how.
+
+    Attributes:
+        data: what :func:`~rerankit.training.lists.read_lists` reads.
+        dev: the same, of other domains, to choose the best weights by; empty: a tenth of the training queries.
+        corpus: passages for files that name them by id.
+        count: most lists per source.
+        dev_count: the same of the dev data.
+        depth: first-stage passages per list of a collection.
+        retrieve: search the whole corpus of a collection with the encoder, instead of taking its recorded results.
+        first: of a larger corpus, search so many passages beside the relevant ones.
+        exclude: collections of which no question and no passage may be trained on.
+        teacher: spec of the reranker to learn from; ``none`` for none.
+        stages: in order: ``one``, ``two``, ``joint``.
+        losses: ``[STAGE:]NAME=WEIGHT[@TEMPERATURE]``, instead of the stages' own.
+        encoder: folder or hub name; None for the embedded one.
+        lora_rank: of the encoder's adapter; 0 leaves the encoder as it is.
+        start: a folder to go on from, instead of plain cosine.
+        shape: fields of :class:`~rerankit.models.resrank_files.ResRankConfig`.
+        options: how lists become batches.
+        vectors: where the encoder's vectors are kept: a file, or True for one in the user's cache folder.
+        cache: folder that keeps the teacher's scores; None for one in the run's.
+        command: that starts this run, for the card.
+        licence: of the weights, for the card.
+    """
+
+    data: Sequence[str]
+    dev: Sequence[str] = ()
+    corpus: Path | None = None
+    count: int | None = None
+    dev_count: int | None = 200
+    depth: int = 100
+    retrieve: bool = False
+    first: int | None = None
+    exclude: Sequence[str] = ()
+    teacher: str = "default"
+    stages: Sequence[str] = ("one", "two")
+    losses: Sequence[str] = ()
+    encoder: str | None = None
+    lora_rank: int = 0
+    start: Path | None = None
+    shape: Mapping[str, Any] = field(default_factory=dict)
+    options: CompressedOptions = field(default_factory=CompressedOptions)
+    vectors: Path | bool = True
+    cache: Path | None = None
+    command: str = ""
+    licence: str = "apache-2.0"
+
+
+def train_compressed(
+    run: CompressedRun,
+    settings: Settings,
+    folder: Path,
+    *,
+    resume: bool = True,
+    progress: Progress | None = None,
+    tell: Tell = lambda _: None,
+) -> list[Report]:
+    """Train stage after stage, each from the best weights of the one before; writes what ``compressed:FOLDER`` loads.
+
+    A run that was broken off goes on in the stage where it stopped. Stages before the last write into folders of their
+    own, ``stage-NAME``.
+
+    Returns:
+        What each stage did.
+
+    Raises:
+        InputError: data cannot be read or an option is out of range.
+        ModelError: the encoder cannot be loaded, or a stage failed.
+        MissingExtraError: a package for training is not installed.
+    """
+    terms = _terms(run)
+    encoder = _encoder(run.encoder, settings.device)
+    with closing(open_vectors(run.vectors)) as vectors:
+        train, dev = _lists(run, encoder, vectors, settings.seed, tell)
+        if run.teacher != "none":
+            train = taught(train, run.teacher, run.cache or folder / "cache", vectors, tell)
+        inputs = CompressedInputs(encoder, vectors)
+        model = _model(run, encoder, settings.seed)
+        words = model.ranker.config.words
+        banks = {name: _bank(name, part, inputs, run, words, tell) for name, part in dev.items()}
+        bank = _bank("the training data", train, inputs, run, words, tell)
+    facts = _facts(run, terms, len(train), settings.seed)
+    reports = []
+    for place, (stage, wanted) in enumerate(terms, 1):
+        last = place == len(terms)
+        chosen = (bank.hard() or None) if stage == "two" else None  # all, where retrieval makes no mistake
+        tell(f"Stage {stage}: {len(chosen or bank.items):,} lists, {', '.join(map(str, wanted))}")
+        task = CompressedTask(model, bank, list(banks.values()), wanted, run.options, chosen=chosen, facts=facts)
+        target = folder if last else folder / f"stage-{stage}"
+        reports.append(fit(task, settings, target, resume=resume, progress=progress))
+    _write_card(run, reports, folder, terms, len(train), {name: len(one.items) for name, one in banks.items()})
+    return reports
+
+
+def _terms(run: CompressedRun) -> list[tuple[str, tuple[Term, ...]]]:
+    """The stages with their losses, checked before anything is read."""
+    if not run.stages or len(set(run.stages)) < len(run.stages):
+        raise InputError(f"Name each stage once: one, two or joint; got {list(run.stages)}")
+    asked = parse_losses(run.losses)
+    if unused := sorted(set(asked) - {"", *run.stages}):
+        raise InputError(f"There are losses for stage {unused[0]!r}, which is not among {list(run.stages)}")
+    has = {"trains_encoder": bool(run.lora_rank), "has_teacher": run.teacher != "none"}
+    return [(stage, stage_terms(stage, asked, **has)) for stage in run.stages]
+
+
+def _lists(
+    run: CompressedRun, encoder: TextEncoder, vectors: KeepsVectors, seed: int, tell: Tell
+) -> tuple[list[TrainingList], dict[str, list[TrainingList]]]:
+    """Lists to train on, and dev lists by name; no query is in both."""
+    excluded = frozenset[str]().union(*map(texts_of, run.exclude))
+
+    def read(source: str, count: int | None, split: str) -> list[TrainingList]:
+        if run.retrieve and Path(source).is_dir():
+            tell(f"Searching the corpus of {source}")
+            left_out = excluded if split == "train" else ()
+            return retrieved_lists(
+                source, encoder, vectors, depth=run.depth, count=count, split=split, exclude=left_out, first=run.first
+            )
+        return read_lists(source, corpus=run.corpus, split=split, count=count, depth=run.depth, seed=seed, tell=tell)
+
+    train = [item for one in run.data for item in read(one, run.count, "train")]
+    if not run.dev:
+        train, held_out = split_lists(train, 0.1, seed)
+        judged = [item for item in held_out if item.relevant]
+        return train, {"held out": judged[: run.dev_count]}
+    dev: dict[str, list[TrainingList]] = {}
+    for one in run.dev:
+        found = read(one, run.dev_count, "test")
+        dev[_name(one, dev)] = [item for item in found if item.relevant]
+    known = {query_key(item.query) for part in dev.values() for item in part}
+    kept = [item for item in train if query_key(item.query) not in known]
+    if len(kept) < len(train):
+        tell(f"{len(train) - len(kept)} training lists ask what a dev list asks and are left out")
+    return kept, dev
+
+
+def _encoder(name: str | None, device: str) -> TextEncoder:
+    return embedded.embedder(device=device) if name is None else TextEncoder(name, device=device, dtype="float32")
+
+
+def _bank(
+    name: str, lists: Sequence[TrainingList], inputs: CompressedInputs, run: CompressedRun, words: bool, tell: Tell
+) -> Bank:
+    tell(f"Encoding {len(lists):,} lists of {name}")
+    return build_bank(name, lists, inputs, keep_texts=bool(run.lora_rank), words=words)
+
+
+def _model(run: CompressedRun, encoder: TextEncoder, seed: int) -> CompressedModel:
+    learning = TrainableEncoder(encoder, run.lora_rank, seed) if run.lora_rank else None
+    model = new_model(ResRankConfig(encoder.model_id, encoder.dim, **run.shape), learning, seed)
+    if run.start is not None:
+        before = load_resrank(run.start)
+        if before.config.encoder.rpartition("@")[2] != encoder.model_id.rpartition("@")[2]:
+            raise InputError(f"{run.start} reads vectors of {before.config.encoder!r}, not of {encoder.model_id!r}")
+        model.ranker = before
+    return model
+
+
+def _facts(run: CompressedRun, terms: Sequence[tuple[str, Sequence[Term]]], lists: int, seed: int) -> dict[str, Any]:
+    return {
+        "data": [_name(one) for one in run.data],
+        "dev": [_name(one) for one in run.dev],
+        "lists": lists,
+        "stages": {stage: [str(term) for term in wanted] for stage, wanted in terms},
+        "teacher": run.teacher,
+        "seed": seed,
+        "rerankit": rerankit.__version__,
+    }
+
+
+def _name(source: str, taken: Mapping[str, object] | None = None) -> str:
+    """What to call a source; with a number where the name is taken."""
+    name = Path(source).name.partition(".")[0] or "data"
+    return name if name not in (taken or {}) else f"{name}-{len(taken or {}) + 1}"
+
+
+def _write_card(
+    run: CompressedRun,
+    reports: Sequence[Report],
+    folder: Path,
+    terms: Sequence[tuple[str, Sequence[Term]]],
+    lists: int,
+    dev: Mapping[str, int],
+) -> None:
+    first = next(row["metrics"] for row in reports[0].history if "metrics" in row)
+    best = reports[-1].best.metrics
+    rows = [[name, size, first[f"{METRIC} {name}"], best[f"{METRIC} {name}"]] for name, size in dev.items()]
+    rows.append(["mean of the sets", sum(dev.values()), first[METRIC], best[METRIC]])
+    before = "where it started" if run.start is not None else "cosine"
+    sources = [Source(_name(one), _licence(one), "training") for one in run.data]
+    sources += [Source(_name(one), _licence(one), "choice of the weights") for one in run.dev]
+    shape = {
+        "lists": f"{lists:,}",
+        "teacher": run.teacher,
+        **{f"stage {stage}": ", ".join(map(str, wanted)) for stage, wanted in terms},
+        **{name.replace("_", " "): value for name, value in asdict(run.options).items()},
+        "encoder": f"low-rank adapter of rank {run.lora_rank}, merged" if run.lora_rank else "as it was",
+    }
+    earlier = {f"steps of stage {terms[i][0]}": f"{report.steps:,}" for i, report in enumerate(reports[:-1])}
+    command = run.command or "rerankit train compressed"
+    card = Card(
+        name="A ResRank-style reranker",
+        summary=_SUMMARY,
+        license=run.licence,
+        base_model=run.encoder or "sentence-transformers/all-MiniLM-L6-v2",
+        sources=sources,
+        recipe={**shape, **earlier, **recipe(reports[-1])},
+        seed=reports[-1].settings.seed,
+        command=command,
+        tables=[Table(f"{METRIC} on the dev lists", ("set", "lists", before, "this model"), rows, command)],
+        limits=_LIMITS,
+        tags=("reranking", "resrank"),
+        usage=_USAGE,
+    )
+    write_card(folder, card)
+
+
+def _licence(source: str) -> str:
+    """What the collection's own README says in a line ``Licence: ...``."""
+    readme = Path(source).expanduser() / "README.md"
+    found = re.search(r"(?m)^Licen[cs]e: *(.+)$", readme.read_text("utf-8")) if readme.is_file() else None
+    return found[1].strip() if found else "not stated"
+
+
+_SUMMARY = """
+Reorders what a vector store found from the vectors that it holds: a small transformer reads the query's tokens and one
+embedding per passage, all passages at once, and scores each by a cosine. It begins as plain cosine retrieval and learns
+what to add to it. After ResRank (arXiv:2604.22180); the architecture is rerankit's own reconstruction.
+"""
+
+_USAGE = """
+import rerankit
+
+ranking = rerankit.load("compressed:FOLDER").rank("How deep to sow wheat?", ["Sow wheat 3 to 5 cm deep."])
+"""
+
+_LIMITS = (
+    "It reads vectors of its own encoder only; others are encoded anew from the text.",
+    "What a vector does not hold, it cannot see: exact numbers, names and negations are weak points.",
+    "A score depends on the list it was given in: it orders that list and is not comparable between lists.",
+    "The dev figures are those that the weights were chosen by, so they flatter; measure on data of your own.",
+)

@@ -1,0 +1,202 @@
+"""A whole training run of a reader: data, wrong passages, the loop, calibration, the card."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from rerankit.checks import check_whole
+from rerankit.errors import InputError
+from rerankit.models import embedded
+from rerankit.models.checkpoint import Checkpoint, find_checkpoint
+from rerankit.rerankers.calibration_fit import Quality, Sigmoid, checked, fit_map, quality
+from rerankit.training.card import Card, Source, Table, recipe, write_card
+from rerankit.training.checkpoint import write_atomically
+from rerankit.training.loop import fit
+from rerankit.training.reader import ReaderOptions, ReaderTask
+from rerankit.training.reader_dev import DevSet, dev_set, read_all
+from rerankit.training.reader_examples import ReaderExample, read_examples, texts_of
+from rerankit.training.reader_negatives import Swapper, hard_negatives
+from rerankit.training.task import Progress, Report, Settings
+
+__all__ = ["ReaderRun", "calibrate", "train_reader"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderRun:
+    """What to train a reader on.
+
+    Attributes:
+        data: test collections or jsonl files, see :func:`~rerankit.training.reader_examples.read_examples`.
+        dev: the same, to choose the best weights by, and to calibrate on.
+        exclude: test collections of which no question and no passage may be trained on.
+        corpus: passages for files of questions.
+        base: the encoder; default the embedded MiniLM.
+        count: most answerable examples per source.
+        dev_count: of the dev data.
+        options: of the reader.
+        command: that starts this run, for the card.
+        licence: of the weights, for the card.
+    """
+
+    data: Sequence[str]
+    dev: Sequence[str]
+    exclude: Sequence[str] = ()
+    corpus: Path | None = None
+    base: str | None = None
+    count: int | None = None
+    dev_count: int = 60
+    options: ReaderOptions = field(default_factory=ReaderOptions)
+    command: str = ""
+    licence: str = "apache-2.0"
+
+
+def train_reader(
+    run: ReaderRun, settings: Settings, folder: Path, *, resume: bool = True, progress: Progress | None = None
+) -> tuple[Report, Quality]:
+    """Train, calibrate on the dev data, and write a folder for :class:`~rerankit.models.span_reader.SpanReader`.
+
+    Returns:
+        What the run did, and how well its probabilities fit the dev data.
+
+    Raises:
+        InputError: data cannot be read or an option is out of range.
+        ModelError: the encoder cannot be loaded, or the run failed.
+        MissingExtraError: peft, matplotlib or scikit-learn is not installed.
+    """
+    check_whole(1, dev_count=run.dev_count)
+    if not run.dev:
+        raise InputError("A reader needs dev data: name a collection outside the domains of the training data")
+    excluded = frozenset[str]().union(*map(texts_of, run.exclude))
+    parts = [
+        read_examples(one, corpus=run.corpus, count=run.count, exclude=excluded, seed=settings.seed) for one in run.data
+    ]
+    dev = [_dev_set(one, run, settings.seed) for one in run.dev]
+    task = _task(parts, dev, _encoder(run.base), run.options, settings.seed)
+    report = fit(task, settings, folder, resume=resume, progress=progress)
+    fitted = calibrate(task, folder)
+    _write_card(run, report, fitted, folder, [len(part) for part in parts])
+    return report, fitted
+
+
+def calibrate(task: ReaderTask, folder: Path) -> Quality:
+    """Write ``calibration.json``: scores of the dev data to probabilities (Platt 1999).
+
+    Raises:
+        InputError: the dev data has no answerable or no unanswerable question, or scores do not tell them apart.
+    """
+    import torch
+
+    examples = [example for one in task.dev for example in one.examples]
+    with torch.no_grad():
+        found = read_all(examples, task.frame, lambda windows: task.logits(windows).cpu().numpy())
+    scores, right = checked([one.score for one in found], [float(bool(one.spans)) for one in examples], 0.5)
+    fitted = fit_map("platt", scores, right)
+    assert isinstance(fitted, Sigmoid)  # noqa: S101 - what platt gives
+    result = quality(np.asarray(fitted(scores)), right)
+    facts = {
+        "slope": fitted.slope,
+        "intercept": fitted.intercept,
+        "fitted_on": ", ".join(f"{one.name} ({len(one.examples)} passages)" for one in task.dev),
+        "brier": result.brier,
+        "ece": result.ece,
+    }
+    write_atomically(folder / "calibration.json", json.dumps(facts, indent=2) + "\n")
+    return result
+
+
+def _task(
+    parts: Sequence[Sequence[ReaderExample]],
+    dev: Sequence[DevSet],
+    checkpoint: Checkpoint,
+    options: ReaderOptions,
+    seed: int,
+) -> ReaderTask:
+    """Wrong passages come from the example's own source."""
+    wrong = [found for part in parts for found in hard_negatives(part)]
+    examples = [example for part in parts for example in part]
+    return ReaderTask(examples, wrong, Swapper(examples, embedded.embedder()), dev, checkpoint, options, seed=seed)
+
+
+def _dev_set(source: str, run: ReaderRun, seed: int) -> DevSet:
+    examples = read_examples(source, corpus=run.corpus, split="test", count=run.dev_count, seed=seed)
+    return dev_set(_name(source), examples)
+
+
+def _encoder(base: str | None) -> Checkpoint:
+    if base is not None:
+        return find_checkpoint(base)
+    found = find_checkpoint(embedded.model_folder(), name="all-MiniLM-L6-v2")
+    embedded.verify(found.weights[0])
+    return found
+
+
+def _name(source: str) -> str:
+    return Path(source).name.partition(".")[0]
+
+
+def _write_card(run: ReaderRun, report: Report, fitted: Quality, folder: Path, sizes: Sequence[int]) -> None:
+    sources = [
+        Source(_name(one), _licence(one), "training", f"{n:,} answerable examples")
+        for one, n in zip(run.data, sizes, strict=True)
+    ]
+    sources += [Source(_name(one), _licence(one), "choice of the weights, calibration") for one in run.dev]
+    options, command = run.options, run.command or "rerankit train reader"
+    shape = {
+        "adapter": f"LoRA of rank {options.rank}, alpha {options.alpha}, on every linear layer",
+        "windows": f"of {options.max_tokens} tokens, {options.batch} per step",
+        "unanswerable examples": f"{options.unanswerable:g} per answerable one, of which {options.swapped:.0%} with a "
+        "changed word in the question, the others with a near passage",
+    }
+    best = report.best.metrics
+    names = [_name(one) for one in run.dev]
+    rows = [[name, *(best.get(f"{kind} {name}", "") for kind in ("exact", "f1", "area"))] for name in names]
+    title = f"Best span and answerability on {run.dev_count} dev questions per set, as the run measures them"
+    card = Card(
+        name="An extractive reader",
+        summary=_SUMMARY,
+        license=run.licence,
+        base_model=run.base or "sentence-transformers/all-MiniLM-L6-v2",
+        sources=sources,
+        recipe={**shape, **recipe(report), "calibration": f"Platt, expected calibration error {fitted.ece:.3f}"},
+        seed=report.settings.seed,
+        command=command,
+        tables=[Table(title, ("set", "exact", "F1", "area"), rows, command)],
+        limits=_LIMITS,
+        pipeline_tag="question-answering",
+        tags=("reading", "abstention"),
+        usage=_USAGE,
+    )
+    write_card(folder, card)
+
+
+def _licence(source: str) -> str:
+    """What the collection's own README says in a line ``Licence: ...``."""
+    readme = Path(source).expanduser() / "README.md"
+    found = re.search(r"(?m)^Licen[cs]e: *(.+)$", readme.read_text("utf-8")) if readme.is_file() else None
+    return found[1].strip() if found else "not stated"
+
+
+_SUMMARY = """
+Marks the span of a passage that answers a question, or says that none does: a low-rank adapter and a span head on a
+sentence encoder. Small and quick; made to find the sentence to quote and to know when to stay silent, not to win a
+reading contest.
+"""
+
+_USAGE = """
+from rerankit.models.span_reader import SpanReader
+
+[reading] = SpanReader().read("How deep to sow wheat?", ["Sow wheat 3 to 5 cm deep."])
+print(reading.spans[0].text, reading.probability)
+"""
+
+_LIMITS = (
+    "As good as its encoder is in a language and a field. A small one finds places that fit; it does not reason.",
+    "A span is a piece of one passage; yes-or-no answers and answers put together from several places have none.",
+    "The probability is calibrated on passages that are right and near passages that are wrong in equal number.",
+)

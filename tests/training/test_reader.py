@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import WORDS, save_embedder
+from typer.testing import CliRunner
+
+from rerankit.cli.app import app
+from rerankit.errors import InputError
+from rerankit.models.checkpoint import find_checkpoint
+from rerankit.models.span_reader import SpanReader
+from rerankit.training.loop import fit
+from rerankit.training.reader import ReaderOptions, ReaderTask, marginal
+from rerankit.training.reader_dev import area, dev_set
+from rerankit.training.reader_examples import NEIGHBOURS, ReaderExample, read_examples, texts_of
+from rerankit.training.reader_negatives import Swapper, hard_negatives
+from rerankit.training.task import Settings
+
+THINGS = ("maize", "rust", "cow", "seed", "soil")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Words:
+    """A tiny embedder that knows which words are alike by their last letters."""
+
+    model_id, dim = "words", 8
+
+    def encode(self, texts, *, kind="passage"):
+        rows = []
+        for text in texts:
+            random = np.random.default_rng(sum(map(ord, text)))
+            rows.append(random.normal(size=self.dim))
+        return np.asarray(rows, np.float32)
+
+
+def collection(folder, passages, rows):
+    folder.mkdir()
+    with gzip.open(folder / "corpus.jsonl.gz", "wt") as file:
+        file.writelines(
+            json.dumps({"id": f"p{i}", "title": "", "text": text}) + "\n" for i, text in enumerate(passages)
+        )
+    questions = [{"id": f"q{i}", "text": q, "answers": answers} for i, (q, answers, _) in enumerate(rows)]
+    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
+    lines = [f"q{i}\tp{place}\t1\n" for i, (_, _, place) in enumerate(rows)]
+    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
+    return folder
+
+
+def deep(thing, place):
+    """A passage and a question whose answer is a number after the thing."""
+    return f"in dry season sow {thing} {place} to water. the deep soil.", f"how deep to sow the {thing}"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    passages, rows = [], []
+    for i in range(40):
+        text, question = deep(THINGS[i % 5], i)
+        passages.append(text + " In the season water is in soil.")
+        rows.append((question, [str(i)], i))
+    return collection(tmp_path_factory.mktemp("data") / "deep", passages, rows)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return save_embedder(tmp_path_factory.mktemp("encoder") / "base", positions=128)
+
+
+def task_of(source, base, **options):
+    examples = read_examples(source, split="test")
+    chosen = ReaderOptions(**{"rank": 4, "alpha": 8, "max_tokens": 112, "batch": 8, **options})
+    dev = [dev_set("deep", examples[:10])]
+    return ReaderTask(
+        examples, hard_negatives(examples), Swapper(examples, Words()), dev, find_checkpoint(base), chosen
+    )
+
+
+# Examples
+
+
+def test_answers_are_found_as_whole_words_in_the_relevant_passage(source):
+    examples = read_examples(source, split="test")
+    assert len(examples) == 40
+    assert all(example.exact for example in examples)
+    assert examples[4].answers == ("4",)  # and not the 4 of 14
+
+
+def test_a_passage_known_to_answer_is_one_region(tmp_path):
+    folder = collection(tmp_path / "vague", ["Sow deep. Then water."], [("how to sow", ["not said like that"], 0)])
+    [example] = read_examples(folder, split="test")
+    assert not example.exact
+    assert example.spans == ((0, len(example.context)),)
+
+
+def test_single_sentences_are_read_among_their_neighbours(tmp_path):
+    passages = [f"sentence number {n} is here." for n in range(20)]
+    folder = collection(tmp_path / "sentences", passages, [("which is the tenth", [], 10)])
+    [example] = read_examples(folder, split="test")
+    [(start, end)] = example.spans
+    assert example.context[start:end] == passages[10]
+    assert 1 <= example.context.count("sentence") <= 2 * NEIGHBOURS + 1
+
+
+def test_what_is_excluded_is_left_out_by_question_and_by_passage(source, tmp_path):
+    text, question = deep("maize", 0)
+    other = collection(
+        tmp_path / "other", [text + "  in the SEASON, water is in soil"], [("How deep to sow the rust?", [], 0)]
+    )
+    examples = read_examples(source, split="test", exclude=texts_of(other))
+    left = {example.question for example in examples}
+    assert "how deep to sow the rust" not in left
+    assert question in left
+    assert not any(example.context.startswith(text) for example in examples)
+
+
+def test_the_draw_prefers_marked_answers_and_repeats(tmp_path):
+    rows = [(f"question {i}", ["water"] if i % 2 else ["nowhere"], i) for i in range(10)]
+    folder = collection(tmp_path / "mixed", [f"The water {i}. It is deep." for i in range(10)], rows)
+    examples = read_examples(folder, split="test", count=5, seed=3)
+    assert all(example.exact for example in examples)
+    assert examples == read_examples(folder, split="test", count=5, seed=3)
+
+
+def test_jsonl_of_ones_own(tmp_path):
+    file = tmp_path / "own.jsonl"
+    rows = [
+        {"question": "how deep", "context": "Sow 3 cm deep, or 3 cm.", "answers": ["3 cm"], "title": "Wheat"},
+        {"question": "how wide", "context": "Sow 3 cm deep.", "answers": []},
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_examples(file)
+    assert found[0].spans == ((4, 8), (18, 22))
+    assert found[0].title == "Wheat"
+    assert found[1].spans == ()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "q", "context": "c"}, "'answers' is a list"),
+        ({"question": "q", "context": "c", "answers": "c"}, "'answers' is a list"),
+        ({"question": "q", "context": "c", "answers": ["d"]}, "holds none of its answers"),
+        ({"question": " ", "context": "c", "answers": []}, "must hold text"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path, row, message):
+    file = tmp_path / "own.jsonl"
+    file.write_text(json.dumps(row))
+    with pytest.raises(InputError, match=message) as error:
+        read_examples(file)
+    assert "line 1" in str(error.value)
+
+
+# Negatives
+
+
+def test_wrong_passages_are_near_and_hold_no_answer(source):
+    examples = read_examples(source, split="test")
+    for example, wrong in zip(examples, hard_negatives(examples), strict=True):
+        for one in wrong:
+            assert one.question == example.question
+            assert one.spans == ()
+            assert example.answers[0] not in one.context.replace(".", " ").split()
+
+
+def test_a_swapped_question_asks_for_what_the_passage_does_not_know():
+    examples = [ReaderExample(f"who wrote the {a} of {b}", f"The {a} of {b} was written here.") for a, b in
+                (("history", "england"), ("story", "germany"), ("history", "germany"), ("story", "england"),
+                 ("song", "sweden"), ("song", "norway"), ("history", "norway"), ("story", "sweden"))]  # fmt: skip
+    swapper = Swapper(examples, Words())
+    swapper.similar = {i: np.arange(len(swapper.words)) for i in range(len(swapper.words))}
+    random = np.random.default_rng(0)
+    swapped = [swapper.swap(example, random) for example in examples]
+    assert any(swapped)
+    for example, other in zip(examples, swapped, strict=True):
+        if other is not None:
+            [new] = set(other.question.split()) - set(example.question.split())
+            assert new not in other.context.split()
+            assert other.spans == ()
+
+
+def test_numbers_give_way_to_numbers():
+    example = ReaderExample("what happened in 1903 there", "It happened in 1903.", spans=((0, 2),))
+    swapped = Swapper([example], Words()).swap(example, np.random.default_rng(0))
+    year = int(swapped.question.split()[3])
+    assert 1903 < year < 1950
+
+
+# The task
+
+
+def test_items_point_at_the_answers_tokens(source, base):
+    task = task_of(source, base)
+    for example in task.examples:
+        item = task.item(example)
+        ids = np.concatenate([item.window.entry.head.ids, item.window.entry.body])
+        start, end = int(item.starts[0]), int(item.ends[0])
+        said = task.frame.tokens.tokenizer.decode(ids[start : end + 1].tolist()).replace(" ##", "").replace("##", "")
+        assert said.replace(" ", "") == example.answers[0]
+
+
+def test_an_unanswerable_item_points_at_the_first_token(source, base):
+    item = task_of(source, base).item(ReaderExample("how deep", "the cow"))
+    assert item.starts.tolist() == item.ends.tolist() == [0]
+
+
+def test_batches_depend_on_the_generator_alone(source, base):
+    task = task_of(source, base)
+    one, two = (
+        [[item.starts.tolist() for item in batch] for batch in task.batches(0, np.random.default_rng(5))]
+        for _ in range(2)
+    )
+    assert one == two
+    sizes = [len(batch) for batch in task.batches(0, np.random.default_rng(5))]
+    assert sum(sizes) > 40
+    assert max(sizes) == 8
+
+
+@given(st.integers(1, 5), st.integers(2, 9), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_the_marginal_loss_is_the_log_of_the_mass_on_the_target(rows, width, seed):
+    random = torch.Generator().manual_seed(seed)
+    logits = torch.randn(rows, width, generator=random)
+    allowed = torch.rand(rows, width, generator=random) < 0.7
+    allowed[:, 0] = True
+    target = allowed & (torch.rand(rows, width, generator=random) < 0.5)
+    target[:, 0] = True
+    mass = torch.softmax(logits.masked_fill(~allowed, -torch.inf), 1)
+    expected = -torch.log((mass * target).sum(1)).mean()
+    assert float(marginal(logits, target, allowed)) == pytest.approx(float(expected), abs=1e-5)
+    assert float(marginal(logits, allowed, allowed)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_area_is_the_share_of_pairs_in_order():
+    assert area(np.array([3.0, 2.0, 1.0]), np.array([True, False, True])) == 0.5
+    assert area(np.array([3.0, 1.0]), np.array([True, False])) == 1.0
+    assert area(np.array([1.0, 1.0]), np.array([True, False])) == 0.5
+    assert area(np.array([1.0]), np.array([True])) == 0.5
+
+
+def test_only_the_adapter_and_the_head_are_trained(source, base):
+    task = task_of(source, base)
+    names = [name for name, p in task.module.named_parameters() if p.requires_grad]
+    assert names
+    assert all("lora_" in name or "qa_outputs.modules_to_save" in name for name in names)
+
+
+def test_a_reader_learns_and_reads_the_same_after_loading(source, base, tmp_path):
+    task = task_of(source, base, rank=8, alpha=32)
+    report = fit(task, Settings(epochs=6, learning_rate=1e-2), tmp_path / "run")
+    losses = [row["loss"]["loss"] for row in report.history if "loss" in row]
+    assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:8])
+    reader = SpanReader(tmp_path / "run", base=base)
+    for example in task.examples[:3]:
+        item = task.item(example)
+        with torch.no_grad():
+            expected = task.logits([item.window])[0].numpy()
+        [reading] = reader.read(example.question, [example.context])
+        assert reading.null_score == pytest.approx(float(expected[0].sum()), abs=1e-3)
+
+
+def test_options_are_checked():
+    with pytest.raises(InputError, match="unanswerable"):
+        ReaderOptions(unanswerable=1.5)
+    with pytest.raises(InputError, match="rank"):
+        ReaderOptions(rank=0)
+
+
+# The command
+
+
+@pytest.mark.slow
+def test_the_command_trains_calibrates_and_writes_a_card(source, base, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["train", "reader", "--data", str(source), "--dev", str(source), "--base", str(base), "-o", str(out)]
+    options = [
+        "--max-tokens",
+        "112",
+        "--rank",
+        "8",
+        "--epochs",
+        "8",
+        "--learning-rate",
+        "0.01",
+        "--batch",
+        "8",
+        "--json",
+    ]
+    result = CliRunner().invoke(app, [*arguments, *options])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["best"]["metrics"]["f1"] >= 0.0
+    assert {"model.safetensors", "config.json", "calibration.json", "README.md"} <= {
+        path.name for path in out.iterdir()
+    }
+    card = (out / "README.md").read_text()
+    assert "## Training" in card
+    assert "LoRA of rank 8" in card
+    assert 0.0 <= SpanReader(out, base=base).read("how deep", WORDS)[0].probability <= 1.0
+
+
+def test_the_command_needs_dev_data(source, tmp_path):
+    result = CliRunner().invoke(app, ["train", "reader", "--data", str(source), "-o", str(tmp_path)])
+    assert result.exit_code == 2
