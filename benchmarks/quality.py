@@ -1,46 +1,60 @@
-"""nDCG@10 of the untrained rerankers on test collections: ``python benchmarks/quality.py --data DIR [--sets ...]``.
+"""nDCG@10 of rerankers on test collections: ``python benchmarks/quality.py --data DIR [--sets ...] [--arms ...]``.
 
-Every folder of ``--data`` with ``corpus.jsonl[.gz]``, ``queries.jsonl`` and ``qrels.tsv`` is a set. First stages
-search the whole corpus: bm25, dense (the embedded model), and rrf of the two (each one's 100 best). The rerankers all
-order the same candidates, the 50 best of dense, whose vectors they are given, as a store would:
+Every folder of ``--data`` with ``corpus.jsonl[.gz]``, ``queries.jsonl`` and ``qrels.tsv`` is a set. All rerankers order
+the same candidates, the 100 that the embedded model finds in the whole corpus, whose vectors they are given, as a store
+would:
 
-    lexical           BM25 over the candidates
-    late-interaction  MaxSim over the embedded model's token vectors
-    in-context        attention of the query's tokens over those of the whole list, from the same token vectors
-    default           dense, lexical and late interaction, z-scores added: what rerankit.load("default") does
+    bm25               the words of the query, over the whole corpus: other candidates
+    dense              the candidates as they are found; the baseline that every other arm is compared with
+    dense+bm25         z-scores of both over the candidates, added
+    prf                cosine to a query moved towards its first three passages
+    lexical            BM25 over the candidates
+    late-interaction   MaxSim over the embedded model's token vectors
+    in-context         attention of the query's tokens over those of the whole list, from the same token vectors
+    default            what rerankit.load() gives: dense, lexical and late interaction, z-scores added
+    compressed         the shipped model that reads one vector per passage
+    cross-encoder      the shipped cross-encoder
+    default+compressed and cascades, named by their specs
 
-Vectors and finished sets are kept in ``--cache``, so a run that was broken off goes on where it stopped, and a second
-one takes seconds. Bar: default at least .06 above dense on average, and below it on no set by more than .01.
+``--arm SPEC`` adds any other reranker. Arms whose weights are not shipped are left out, with a note. Vectors and each
+arm's nDCG@10 per query are kept in ``--cache``: what was measured is not measured again, until the arm's fingerprint or
+the questions change. Code is not part of a fingerprint: measure with ``--fresh`` after changing it.
+
+Differences are paired by query; quality_table.py says how their 95 % intervals are made and what the bars are.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
+import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 from numpy.typing import NDArray
+from quality_plot import write_plot
+from quality_table import BASELINE, METRIC, Gains, markdown, print_bars, print_tables
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 import rerankit
+from rerankit.errors import MissingExtraError, ModelError, RerankitError, SpecError
 from rerankit.evaluation.datasets import Dataset, open_dataset
-from rerankit.evaluation.metrics import ranking_metrics
+from rerankit.evaluation.metrics import PerQuery, ranking_metrics
 from rerankit.models.embedded import embedder
 from rerankit.models.late_encoder import load_late_encoder
-from rerankit.models.text_vectors import text_vectors
+from rerankit.models.text_vectors import encoder_fingerprint, text_key, text_vectors
 from rerankit.models.vector_cache import VectorCache
-from rerankit.rag.lexical import LexicalIndex, reciprocal_rank_fusion
+from rerankit.rag.lexical import LexicalIndex
 from rerankit.rerankers.base import Reranker
-from rerankit.rerankers.compose import Fusion
-from rerankit.rerankers.dense import Dense
-from rerankit.rerankers.late_interaction import LateInteraction
-from rerankit.rerankers.token_attention import TokenAttention
+from rerankit.training.checkpoint import write_atomically
 from rerankit.types import Passage
 
 SETS = (
@@ -50,62 +64,128 @@ SETS = (
 )  # fmt: skip
 """All sets that nothing is trained on, those in languages that the embedded model was not made for included."""
 
-ARMS = ("bm25", "dense", "rrf", "lexical", "late-interaction", "in-context", "default")
-METRIC = "nDCG@10"
-CANDIDATES, DEPTH = 50, 100
+CANDIDATES = 100
+PRF_PASSAGES = 3
 CHUNK = 512
-MEAN_BAR, WORST_BAR = 0.06, -0.01
 
-Orders = dict[str, list[str]]
+PLAIN = {"bm25": "bm25", BASELINE: "dense", "prf": f"prf:{PRF_PASSAGES}"}
+"""Arms that are no rerankers of the library, and their fingerprints."""
+RERANKERS = {
+    "dense+bm25": "fusion:dense+lexical",
+    "lexical": "lexical",
+    "late-interaction": "late-interaction",
+    "in-context": "in-context",
+    "default": "default",
+    "compressed": "compressed",
+    "cross-encoder": "cross-encoder",
+    "default+compressed": "fusion:default+compressed[weights=1/{weight:g}]",
+    "compressed[:30] | default": "compressed[:30] | default",
+    "default[:20] | cross-encoder": "default[:20] | cross-encoder",
+}
+"""Arms and their specs."""
+
+T = TypeVar("T")
+Vector: TypeAlias = NDArray[np.float32]
+Ranker: TypeAlias = Callable[[str, Vector, Sequence[Passage]], list[str]]
+"""From a query, its vector and its candidates, in the order they were found, to ids, best first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What is measured.
+
+    Attributes:
+        spec: of a reranker; empty for those of ``PLAIN``.
+        fingerprint: changes when anything changes that its orders depend on, code aside.
+    """
+
+    name: str
+    spec: str
+    fingerprint: str
 
 
 def main() -> int:
-    """Run what is missing and print the table; say so if there is nothing to run on."""
+    """Measure what is missing, print tables and bars; say so if there is nothing to run on."""
     options = _options()
     folders = [options.data / name for name in options.sets if (options.data / name / "qrels.tsv").is_file()]
     if not folders:
         print(f"No test collections in {options.data}: nothing measured. Point --data at a folder of them.")
         return 0
-    results = {folder.name: _result(folder, options) for folder in folders}
-    _print(results)
+    if absent := sorted(set(options.sets) - {folder.name for folder in folders}):
+        print(f"Not in {options.data}, left out: {', '.join(absent)}")
+    arms = [*_named_arms(options), *_further_arms(options)]
+    gains = Gains({folder.name: _result(folder, arms, options) for folder in folders})
+    print_tables(gains, f"{METRIC}; rerankers order dense's {CANDIDATES} best")
+    print_bars(gains, pipelines=[arm.name for arm in arms if arm.spec])
     if options.out:
-        options.out.write_text(_markdown(results), "utf-8")
+        options.out.write_text(markdown(gains), "utf-8")
+    if options.plot:
+        write_plot(gains, options.plot)
     return 0
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [*PLAIN, *RERANKERS]
     parser.add_argument("--data", type=Path, required=True, help="folder of test collections")
     parser.add_argument("--sets", nargs="+", default=list(SETS), help="folders in it; by default the DEV sets")
+    parser.add_argument("--arms", nargs="*", default=names, choices=names, metavar="ARM", help="by default all")
+    parser.add_argument("--arm", action="append", default=[], metavar="SPEC", help="one more reranker; repeatable")
+    parser.add_argument("--fusion-weight", type=float, default=1.0, help="of compressed, that of default being 1")
     parser.add_argument("--max-queries", type=int, default=200, help="per set, spread evenly over the file")
     parser.add_argument("--cache", type=Path, default=Path(".rerankit/bench-quality"), help="vectors and results")
     parser.add_argument("--fresh", action="store_true", help="rank again; vectors are kept")
-    parser.add_argument("--out", type=Path, help="write the table here, in Markdown")
+    parser.add_argument("--out", type=Path, help="write the tables here, in Markdown")
+    parser.add_argument("--plot", type=Path, help="draw the gains over dense here, a PNG")
     return parser.parse_args()
 
 
-def _result(folder: Path, options: argparse.Namespace) -> dict[str, float]:
-    """nDCG@10 by arm, from an earlier run with the same settings if there is one."""
-    reranker = rerankit.load("default")
-    setting = {
-        "queries": options.max_queries,
-        "candidates": CANDIDATES,
-        "arms": list(ARMS),
-        "default": reranker.fingerprint,
-    }
+def _named_arms(options: argparse.Namespace) -> Iterator[Arm]:
+    """The chosen ones of PLAIN and RERANKERS that can be had, dense in any case."""
+    for name, fingerprint in PLAIN.items():
+        if name in options.arms or name == BASELINE:
+            yield Arm(name, "", fingerprint)
+    for name, pattern in RERANKERS.items():
+        if name in options.arms:
+            spec = pattern.format(weight=options.fusion_weight)
+            try:
+                yield Arm(name, spec, _fingerprint(spec))
+            except (MissingExtraError, ModelError, SpecError) as error:
+                print(f"{name} is left out: {error}")
+
+
+def _further_arms(options: argparse.Namespace) -> Iterator[Arm]:
+    for spec in dict.fromkeys(options.arm):
+        if spec in PLAIN or spec in RERANKERS:
+            raise SystemExit(f"--arm {spec!r} is the name of an arm; choose it with --arms")
+        try:
+            yield Arm(spec, spec, _fingerprint(spec))
+        except RerankitError as error:
+            raise SystemExit(f"--arm {spec!r}: {error}") from error
+
+
+def _fingerprint(spec: str) -> str:
+    with rerankit.load(spec) as reranker:
+        return reranker.fingerprint
+
+
+def _result(folder: Path, arms: Sequence[Arm], options: argparse.Namespace) -> dict[str, PerQuery]:
+    """nDCG@10 of each arm on each query, from earlier runs where they measured the same."""
+    dataset = _judged(open_dataset(folder), options.max_queries)
     path = options.cache / f"{folder.name}.json"
-    if path.is_file() and not options.fresh:
-        known = json.loads(path.read_text("utf-8"))
-        if known["setting"] == setting:
-            return dict(known["result"])
-    started = time.monotonic()
-    cache = VectorCache(options.cache / f"{folder.name}.sqlite", disk_bytes=2**36)
-    result = measure(_judged(open_dataset(folder), options.max_queries), reranker, cache)
-    cache.close()
-    path.write_text(json.dumps({"setting": setting, "result": result}), "utf-8")
-    scores = "  ".join(f"{arm} {result[arm]:.4f}" for arm in ARMS)
-    print(f"{folder.name}: {scores}  ({time.monotonic() - started:.0f} s)", flush=True)
-    return result
+    everything = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    known = everything.setdefault(f"{dataset.digest()}:{CANDIDATES}:{encoder_fingerprint(embedder())}", {})
+    missing = [arm for arm in arms if options.fresh or arm.fingerprint not in known]
+    if missing:
+        started = time.monotonic()
+        cache = VectorCache(options.cache / f"{folder.name}.sqlite", disk_bytes=2**36)
+        found = measure(dataset, missing, cache)
+        cache.close()
+        known |= {arm.fingerprint: found[arm.name] for arm in missing}
+        write_atomically(path, json.dumps(everything).encode())
+        scores = "  ".join(f"{arm.name} {np.mean(list(found[arm.name].values())):.4f}" for arm in missing)
+        print(f"{folder.name}: {scores}  ({time.monotonic() - started:.0f} s)", flush=True)
+    return {arm.name: known[arm.fingerprint] for arm in arms}
 
 
 def _judged(dataset: Dataset, count: int) -> Dataset:
@@ -116,42 +196,31 @@ def _judged(dataset: Dataset, count: int) -> Dataset:
     return Dataset(dataset.name, kept, qrels, dataset.read_corpus).sample(count)
 
 
-def measure(dataset: Dataset, default: Reranker, cache: VectorCache) -> dict[str, float]:
-    """nDCG@10 of every arm on one set."""
-    _use_cache(default, cache)
+def measure(dataset: Dataset, arms: Sequence[Arm], cache: VectorCache) -> dict[str, PerQuery]:
+    """nDCG@10 of every arm on every query of one set; all that read vectors share the cache."""
     passages = _with_vectors(list(dataset.passages()), cache, dataset.name)
+    rankers = {arm.name: _ranker(arm, passages, cache) for arm in arms}
+    orders: dict[str, dict[str, list[str]]] = {arm.name: {} for arm in arms}
     queries = {name: question.text for name, question in dataset.questions.items()}
-    first, candidates = _first_stages(passages, queries)
-    arms: dict[str, Reranker] = {"lexical": rerankit.load("lexical"), "default": default}
-    arms["late-interaction"] = LateInteraction(vectors=cache)
-    arms["in-context"] = TokenAttention(vectors=cache)
-    orders = first | {arm: {} for arm in arms}
-    for name in track(queries, f"{dataset.name}: ranking", transient=True, console=Console(stderr=True)):
-        for arm, reranker in arms.items():
-            orders[arm][name] = [hit.id for hit in reranker.rank(queries[name], candidates[name])]
-    scored = {arm: ranking_metrics(orders[arm], dataset.qrels, [METRIC])[METRIC] for arm in ARMS}
-    return {arm: float(np.mean(list(values.values()))) for arm, values in scored.items()}
-
-
-def _use_cache(reranker: Reranker, cache: VectorCache) -> None:
-    """Let the members of the default reranker read the vectors on disk."""
-    for member in reranker.members if isinstance(reranker, Fusion) else ():
-        if isinstance(member, LateInteraction):
-            member.encoder.cache = cache
-        if isinstance(member, Dense):
-            member.vectors = cache
+    lists = zip(queries.items(), _candidates(list(queries.values()), passages), strict=True)
+    for (name, query), (vector, found) in _tracked(lists, f"{dataset.name}: ranking", len(queries)):
+        for arm, ranker in rankers.items():  # arm by arm within a query, so that its token vectors are read once
+            orders[arm][name] = ranker(query, vector, found)
+    return {arm: ranking_metrics(orders[arm], dataset.qrels, [METRIC])[METRIC] for arm in orders}
 
 
 def _with_vectors(passages: Sequence[Passage], cache: VectorCache, name: str) -> list[Passage]:
     """The corpus as a store keeps it: one vector per passage. Token vectors are made in the same pass and cached."""
     encoder, late = embedder(), load_late_encoder(None, cache, "float16", {})
     done = []
-    starts = range(0, len(passages), CHUNK)
-    for start in track(starts, f"{name}: encoding", transient=True, console=Console(stderr=True)):
+    for start in _tracked(range(0, len(passages), CHUNK), f"{name}: encoding"):
         part = passages[start : start + CHUNK]
         texts = [f"{passage.title}\n{passage.text}" if passage.title else passage.text for passage in part]
-        whole = [text for text, count in zip(texts, encoder.count_tokens(texts), strict=True) if count <= late.room()]
-        late.passages(whole)
+        keys = [text_key(encoder, text) for text in texts]
+        known = cache.get_many(keys)
+        fresh = [text for text, key in zip(texts, keys, strict=True) if key not in known]
+        counts = encoder.count_tokens(fresh)
+        late.passages([text for text, count in zip(fresh, counts, strict=True) if count <= late.room()])
         vectors = text_vectors(encoder, texts, cache)
         done += [
             passage.replace(embedding=vector, embedding_model=encoder.model_id)
@@ -160,55 +229,57 @@ def _with_vectors(passages: Sequence[Passage], cache: VectorCache, name: str) ->
     return done
 
 
-def _first_stages(
-    passages: Sequence[Passage], queries: Mapping[str, str]
-) -> tuple[dict[str, Orders], dict[str, list[Passage]]]:
-    """The orders of bm25, dense and rrf over the whole corpus, and the candidates for the rerankers."""
-    ids = [passage.id for passage in passages]
-    index = LexicalIndex(ids, [f"{passage.title}\n{passage.text}" for passage in passages])
-    matrix = np.stack([passage.embedding for passage in passages if passage.embedding is not None])
-    orders: dict[str, Orders] = {"bm25": {}, "dense": {}, "rrf": {}}
-    candidates = {}
-    for name, query, nearest in _nearest(matrix, queries):
-        dense = [ids[i] for i in nearest]
-        lexical = index.search(query, DEPTH)
-        orders["bm25"][name], orders["dense"][name] = lexical, dense
-        orders["rrf"][name] = [key for key, _ in reciprocal_rank_fusion([dense, lexical])]
-        candidates[name] = [passages[i] for i in nearest[:CANDIDATES]]
-    return orders, candidates
+def _candidates(queries: Sequence[str], passages: Sequence[Passage]) -> Iterator[tuple[Vector, list[Passage]]]:
+    """Each query's vector, and the passages nearest to it, nearest first."""
+    matrix = _embeddings(passages)
+    for vector in embedder().encode(queries, kind="query"):
+        yield vector, [passages[i] for i in np.argsort(-(matrix @ vector), kind="stable")[:CANDIDATES]]
 
 
-def _nearest(matrix: NDArray[np.floating], queries: Mapping[str, str]) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
-    vectors = embedder().encode(list(queries.values()), kind="query")
-    for (name, query), vector in zip(queries.items(), vectors, strict=True):
-        yield name, query, np.argsort(-(matrix @ vector), kind="stable")[:DEPTH]
+def _ranker(arm: Arm, passages: Sequence[Passage], cache: VectorCache) -> Ranker:
+    if arm.name == "bm25":
+        ids = [passage.id for passage in passages]
+        index = LexicalIndex(ids, [f"{passage.title}\n{passage.text}" for passage in passages])
+        return lambda query, vector, found: index.search(query, CANDIDATES)
+    if arm.name == BASELINE:
+        return lambda query, vector, found: [passage.id for passage in found]
+    if arm.name == "prf":
+        return lambda query, vector, found: _feedback_order(vector, found)
+    reranker = _loaded(arm.spec, cache)
+    return lambda query, vector, found: [hit.id for hit in reranker.rank(query, found)]
 
 
-def _rows(results: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, list[float], float]]:
-    """Per set, then for the average: name, nDCG@10 by arm, default minus dense."""
-    for name, result in results.items():
-        yield name, [result[arm] for arm in ARMS], result["default"] - result["dense"]
-    means = np.mean([[result[arm] for arm in ARMS] for result in results.values()], axis=0).tolist()
-    yield "average", means, means[ARMS.index("default")] - means[ARMS.index("dense")]
+def _feedback_order(query: Vector, found: Sequence[Passage]) -> list[str]:
+    """Pseudo-relevance feedback on vectors, nothing trained: the query plus the mean of its first passages, cosine.
+
+    Rocchio's formula with equal weights, one of the forms in Li et al., "Pseudo Relevance Feedback with Deep Language
+    Models and Dense Retrievers: Successes and Pitfalls" (arXiv:2108.11044).
+
+    Args:
+        query: unit vector ``[dim]``.
+        found: passages with unit vectors, nearest first.
+    """
+    vectors = _embeddings(found)
+    moved = query + vectors[:PRF_PASSAGES].mean(axis=0)
+    cosines = vectors @ (moved / np.linalg.norm(moved))
+    return [found[i].id for i in np.argsort(-cosines, kind="stable")]
 
 
-def _print(results: Mapping[str, Mapping[str, float]]) -> None:
-    table = Table(title=f"{METRIC}; rerankers order dense's {CANDIDATES} best")
-    for column in ("set", *ARMS, "default - dense"):
-        table.add_column(column, justify="left" if column == "set" else "right")
-    rows = list(_rows(results))
-    for name, values, gain in rows:
-        table.add_row(name, *(f"{value:.4f}" for value in values), f"{gain:+.4f}", end_section=name == rows[-2][0])
-    Console(width=120 if not sys.stdout.isatty() else None).print(table)
-    average, worst = rows[-1][2], min(rows[:-1], key=lambda row: row[2])
-    print(f"average gain {average:+.4f} (bar {MEAN_BAR:+.2f}); worst {worst[0]} {worst[2]:+.4f} (bar {WORST_BAR:+.2f})")
+def _loaded(spec: str, cache: VectorCache) -> Reranker:
+    """The reranker, with all of its parts that read vectors reading them from the cache."""
+    try:
+        return rerankit.load(spec, vectors=cache)
+    except SpecError:  # no part of it reads vectors
+        return rerankit.load(spec)
 
 
-def _markdown(results: Mapping[str, Mapping[str, float]]) -> str:
-    lines = [f"| set | {' | '.join(ARMS)} | default - dense |", f"|---|{'--:|' * (len(ARMS) + 1)}"]
-    for name, values, gain in _rows(results):
-        lines.append(f"| {name} | {' | '.join(f'{value:.4f}' for value in values)} | {gain:+.4f} |")
-    return "\n".join(lines) + "\n"
+def _embeddings(passages: Sequence[Passage]) -> Vector:
+    """``[n, dim]``."""
+    return np.stack([passage.embedding for passage in passages if passage.embedding is not None]).astype(np.float32)
+
+
+def _tracked(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
+    return track(items, what, total=total, transient=True, console=Console(stderr=True))
 
 
 if __name__ == "__main__":

@@ -73,7 +73,9 @@ _BUILT_IN = [
     Family("late-interaction", "rerankit.rerankers.late_interaction:LateInteraction",
            "MaxSim over token vectors; offline without a model, else ColBERT and XTR checkpoints"),
     Family("cross-encoder", "rerankit.rerankers.cross_encoder:CrossEncoder",
-           "sequence-classification models that read query and passage together"),
+           "sequence-classification models that read query and passage together; offline without a model, where an "
+           "adapter corrects the default", "rerankit.rerankers.residual:Residual",
+           "rerankit.rerankers.residual:cross_encoder_class"),
     Family("pointwise", "rerankit.rerankers.pointwise:Pointwise",
            "a language model judges one passage at a time: yes or no, a rating, or the likelihood of the query"),
     Family("pairwise", "rerankit.rerankers.pairwise:Pairwise",

@@ -77,7 +77,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def merge(net: Any, tensors: Mapping[str, torch.Tensor], scale: float) -> None:
+def merge(
+    net: Any, tensors: Mapping[str, torch.Tensor], scale: float, *, heads: tuple[str, ...] = (_HEAD,)
+) -> None:
     """Add a low-rank adapter to the weights of ``net``, and set its head.
 
     Args:
@@ -85,6 +87,7 @@ def merge(net: Any, tensors: Mapping[str, torch.Tensor], scale: float) -> None:
         tensors: by peft's names: ``base_model.model.<layer>.lora_A.weight`` ``[rank, in]``, ``...lora_B.weight``
             ``[out, rank]``, and whole weights of the head.
         scale: alpha / rank.
+        heads: beginnings of the names of weights that are set whole.
 
     Raises:
         ModelError: a tensor fits nothing in ``net``.
@@ -100,7 +103,7 @@ def merge(net: Any, tensors: Mapping[str, torch.Tensor], scale: float) -> None:
             if other is None or other.ndim != 2 or tensor.ndim != 2 or other.shape[1] != tensor.shape[0]:
                 raise ModelError(f"The adapter is incomplete: no lora_B that goes with {name}")
             change = scale * (other @ tensor)
-        elif not target.startswith(_HEAD):
+        elif not target.startswith(heads):
             raise ModelError(f"The adapter holds {name!r}, which is neither low-rank nor the head")
         if target not in weights or weights[target].shape != change.shape:
             raise ModelError(f"The adapter was made for another model: {name} {tuple(change.shape)} fits no weight")

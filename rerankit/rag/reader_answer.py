@@ -1,8 +1,8 @@
 """Extractive reading for the extractive answer: which words answer, and does anything answer at all?
 
 The statements that :mod:`rerankit.rag.support` found by likeness are read by a span reader, such as
-:class:`~rerankit.models.span_reader.SpanReader`: a sentence that holds a likely answer moves up, and two more features
-go into the probability that decides about abstention.
+:class:`~rerankit.models.span_reader.SpanReader`: a sentence that holds a likely answer moves up, and one more feature
+goes into the probability that decides about abstention.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from rerankit.types import Passage
 
 __all__ = ["READ_FEATURES", "Reader", "read_calibration", "shipped_reader", "with_spans"]
 
-READ_FEATURES = (*FEATURES, "span", "passage_answer")
-"""Beside the matches: log-odds of the sentence's best span, and of the best of all passages; tenths, -1 to 1."""
+READ_FEATURES = (*FEATURES, "answer")
+"""Beside the matches: the reader's log-odds that a passage of the context answers, the highest; tenths, -1 to 1."""
 
 SPAN_WEIGHT = 0.5
 """How far the probability of a sentence's best span counts beside its matches, which are about 2 in all."""
@@ -91,7 +91,7 @@ def _read(statement: Statement, reading: Reading | None, best: float, weight: fl
     score = span.score if span else -np.inf
     return dataclasses.replace(
         statement,
-        features=(*statement.features, _tenths(score), _tenths(best)),
+        features=(*statement.features, _tenths(best)),
         score=statement.score + weight / (1.0 + float(np.exp(-_tenths(score) * 10))),
         span=(span.start + shift, span.end + shift) if span else None,
     )

@@ -95,7 +95,7 @@ class Cascade(Reranker):
                 break
             rankings = stage.rank_whole([run.to_judge() for run in runs], call.deadline, call.cancelled)
             for run, ranking in zip(runs, rankings, strict=True):
-                _charge(call, ranking)
+                charge(call, ranking)
                 run.take(ranking, stage, name)
         return [run.verdict(late, complete) for run in runs]
 
@@ -263,7 +263,7 @@ class Fusion(Reranker):
                 break
             columns.append(member.rank_whole(lists, call.deadline, call.cancelled))
             for ranking in columns[-1]:
-                _charge(call, ranking)
+                charge(call, ranking)
         rows = list(zip(*columns, strict=True)) if columns else [()] * len(requests)
         return [self._fuse(len(request.passages), row, late) for request, row in zip(requests, rows, strict=True)]
 
@@ -306,13 +306,14 @@ class _Vote:
     """What one member says about one list, by position.
 
     Attributes:
+        member: who says it.
         hits: the member's hits.
         scored: bool ``[n]``: scored by the member and inside its view.
         fell_back: the member failed and kept the order.
     """
 
     def __init__(self, ranking: Ranking, member: Reranker, count: int) -> None:
-        self.hits = sorted(ranking, key=lambda hit: hit.prior_rank)
+        self.member, self.hits = member, sorted(ranking, key=lambda hit: hit.prior_rank)
         self.reads, self.fell_back = not member.rearranges, ranking.status == "fallback"
         view = count if member.top_k is None else member.top_k
         self.scored = np.array([hit.status != "unscored" and hit.rank <= view for hit in self.hits])
@@ -373,7 +374,7 @@ def _weights(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
     return result
 
 
-def _charge(call: Call, ranking: Ranking) -> None:
+def charge(call: Call, ranking: Ranking) -> None:
     """Count what a stage spent as work of this call; time is measured around the whole."""
     for counter in fields(Usage):
         if counter.name != "seconds":

@@ -25,15 +25,19 @@ from rerankit.models.shipped import folder as shipped_folder
 from rerankit.models.text_vectors import encoder_fingerprint
 from rerankit.models.vector_cache import KeepsVectors, open_vectors
 from rerankit.rerankers.base import Reranker, RerankerOptions
+from rerankit.rerankers.calibration import Calibrator
 from rerankit.rerankers.call import Call, Request, Scored
 from rerankit.rerankers.compressed_inputs import CompressedInputs, PassageVectors, Query
 
-__all__ = ["Compressed"]
+__all__ = ["CALIBRATION", "Compressed"]
 
 Floats = NDArray[np.float64]
 
 CHUNK = 16
 """Passages encoded between two looks at a deadline."""
+
+CALIBRATION = "calibration.json"
+"""In a model's folder: the calibrator that holds for its usual settings."""
 
 _BEHIND = 1e-6
 """How far below the scores of a list the best passage comes that found no room in it."""
@@ -103,6 +107,8 @@ class Compressed(Reranker):
         self.scale = "z-score" if self.module.config.words else "cosine"
         self._digest = sha256_of(place / "model.safetensors")[:12]
         self.model = f"compressed:{place.resolve().name}@{self._digest}"
+        if options.get("calibrator") is None and (place / CALIBRATION).is_file():
+            self._calibrator_source = self._own_calibrator(place / CALIBRATION)
 
     @property
     def fingerprint(self) -> str:
@@ -110,6 +116,11 @@ class Compressed(Reranker):
         config = self.module.config
         settings = f"{config.heads}:{config.residual}:{config.words}:{self.inputs.max_windows}:{self.max_passages}"
         return f"compressed:{self._digest}:{encoder_fingerprint(self.encoder)}:{settings}"
+
+    def _own_calibrator(self, file: Path) -> Calibrator | None:
+        """The one in the model's folder, unless an option made other scores of it."""
+        found = Calibrator.load(file)
+        return found if found.fingerprint == self.fingerprint else None
 
     def score_lists(self, requests: Sequence[Request], call: Call) -> Sequence[Scored]:
         """Queries, vectors of all passages of all lists, one pass per list."""
@@ -162,7 +173,7 @@ class Compressed(Reranker):
         )
 
     def _list_scores(self, query: Query, vectors: NDArray[np.float32], call: Call) -> Floats:
-        """Scores ``[n]`` of the distinct rows of a list (vector, word match), in an order that depends on them alone."""
+        """Scores ``[n]`` of a list's distinct rows (vector, word match), in an order that depends on them alone."""
         cosines = vectors[:, : len(query.vector)].astype(np.float64) @ query.vector.astype(np.float64)
         order = np.argsort(-cosines, kind="stable")
         near, far = np.sort(order[: self.max_passages]), order[self.max_passages :]

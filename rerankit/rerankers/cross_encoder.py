@@ -86,7 +86,7 @@ class CrossEncoder(PointwiseReranker):
 
     def score_pairs(self, pairs: Sequence[Pair], call: Call) -> NDArray[np.float64]:
         """Logits, float64 ``[len(pairs)]``."""
-        texts = [(query, self._shown(query, passage)) for query, passage in pairs]
+        texts = [(query, self.shown(query, passage)) for query, passage in pairs]
         return self.encoder.score(texts, meter=call.meter, float32=call.float32)
 
     def windows(self, query: str, passage: Passage) -> Windows:
@@ -101,7 +101,8 @@ class CrossEncoder(PointwiseReranker):
         super().close()
         self.encoder.close()
 
-    def _shown(self, query: str, passage: Passage) -> str:
+    def shown(self, query: str, passage: Passage) -> str:
+        """What the model is given of a passage that fits: title and text."""
         title = self._title(query, passage.title)
         return f"{title} {passage.text}" if title else passage.text
 

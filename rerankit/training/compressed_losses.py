@@ -125,8 +125,12 @@ STAGES: dict[str, dict[str, float]] = {
 """Losses of each stage unless others are asked for; E2Rank (arXiv:2510.22733) weighs RankNet twice."""
 
 
-def parse_losses(texts: Sequence[str]) -> dict[str, list[Term]]:
+def parse_losses(texts: Sequence[str], *, temperature: float | None = None) -> dict[str, list[Term]]:
     """Per stage, the terms that ``[STAGE:]NAME=WEIGHT[@TEMPERATURE]`` ask for; under ``""`` those for all stages.
+
+    Args:
+        texts: as the user wrote them.
+        temperature: where none is written; None: each loss's own, which suits cosines.
 
     Raises:
         InputError: a text is of another form, or names no stage or loss.
@@ -135,16 +139,14 @@ def parse_losses(texts: Sequence[str]) -> dict[str, list[Term]]:
     for text in texts:
         stage, colon, rest = text.rpartition(":")
         name, equals, value = rest.partition("=")
-        weight, at, temperature = value.partition("@")
+        weight, at, written = value.partition("@")
         if colon:
             check_choice("the stage of a loss", stage, STAGES)
         check_choice("a loss", name, LOSSES)
-        if not equals or (at and not temperature):
+        if not equals or (at and not written):
             raise InputError(f"A loss is written [STAGE:]NAME=WEIGHT[@TEMPERATURE], got {text!r:.80}")
-        own = LOSSES[name].temperature
-        found.setdefault(stage, []).append(
-            Term(name, _positive(weight, text), _positive(temperature, text) if at else own)
-        )
+        own = LOSSES[name].temperature if temperature is None else temperature
+        found.setdefault(stage, []).append(Term(name, _positive(weight, text), _positive(written, text) if at else own))
     return found
 
 

@@ -24,6 +24,7 @@ from rerankit.training.compressed import (
     CompressedTask,
     new_model,
 )
+from rerankit.training.compressed_calibration import calibrate
 from rerankit.training.compressed_data import Bank, build_bank
 from rerankit.training.compressed_encoder import TrainableEncoder
 from rerankit.training.compressed_losses import Term, parse_losses, stage_terms
@@ -133,6 +134,9 @@ def train_compressed(
         task = CompressedTask(model, bank, list(banks.values()), wanted, run.options, chosen=chosen, facts=facts)
         target = folder if last else folder / f"stage-{stage}"
         reports.append(fit(task, settings, target, resume=resume, progress=progress))
+    with closing(open_vectors(run.vectors)) as vectors:
+        own = None if run.lora_rank else encoder  # one that learned along lies in the folder
+        tell(f"Calibration: {calibrate(folder, dev.values(), own, vectors).in_sample}")
     _write_card(run, reports, folder, terms, len(train), {name: len(one.items) for name, one in banks.items()})
     return reports
 
