@@ -29,6 +29,7 @@ import argparse
 import json
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,18 +141,19 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _named_arms(options: argparse.Namespace) -> Iterator[Arm]:
+def _named_arms(options: argparse.Namespace) -> list[Arm]:
     """The chosen ones of PLAIN and RERANKERS that can be had, dense in any case."""
-    for name, fingerprint in PLAIN.items():
-        if name in options.arms or name == BASELINE:
-            yield Arm(name, "", fingerprint)
-    for name, pattern in RERANKERS.items():
-        if name in options.arms:
-            spec = pattern.format(weight=options.fusion_weight)
-            try:
-                yield Arm(name, spec, _fingerprint(spec))
-            except (MissingExtraError, ModelError, SpecError) as error:
-                print(f"{name} is left out: {error}")
+    arms = [Arm(name, "", mark) for name, mark in PLAIN.items() if name in options.arms or name == BASELINE]
+    absent = defaultdict(list)
+    for name in (name for name in RERANKERS if name in options.arms):
+        spec = RERANKERS[name].format(weight=options.fusion_weight)
+        try:
+            arms.append(Arm(name, spec, _fingerprint(spec)))
+        except (MissingExtraError, ModelError, SpecError) as error:
+            absent[str(error)].append(name)
+    for reason, names in absent.items():
+        print(f"Left out: {', '.join(names)}. {reason}")
+    return arms
 
 
 def _further_arms(options: argparse.Namespace) -> Iterator[Arm]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -169,7 +170,9 @@ def print_tables(gains: Gains, title: str) -> None:
         column.justify = "right"
     for number, row in enumerate(_arm_rows(gains), 1):
         arms.add_row(str(number), *(cell.replace("[", r"\[") for cell in row))
-    sets = Table("set", "queries", *map(str, range(1, len(gains.arms) + 1)), title=title)
+    numbers = map(str, range(1, len(gains.arms) + 1))
+    sets = Table("set", "queries", *numbers, title=title, box=box.SIMPLE, collapse_padding=True, pad_edge=False)
+    sets.columns[0].no_wrap = True
     for column in sets.columns[1:]:
         column.justify = "right"
     for row in _set_rows(gains):
@@ -206,7 +209,7 @@ def _compared(gains: Gains, arm: str) -> list[str]:
 
 def _set_rows(gains: Gains) -> Iterator[list[str]]:
     for name in gains.sets:
-        cells = [f"{gains.mean(arm, name):.4f}{gains.on(arm, name).mark or ' '}" for arm in gains.arms]
+        cells = [f"{gains.mean(arm, name):.3f}{gains.on(arm, name).mark or ' '}" for arm in gains.arms]
         yield [name, str(gains.values[name].shape[1]), *cells]
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,13 +46,11 @@ class Served:
         url: where it is.
         votes: its vote log.
         reached: the file of outside addresses.
-        log: what it printed.
     """
 
     url: str
     votes: Path
     reached: Path
-    log: list[str]
 
     def outside(self) -> str:
         """Addresses outside this machine that the app reached for."""
@@ -62,24 +62,21 @@ class Served:
 @contextlib.contextmanager
 def served(folder: Path, options: Sequence[str] = ()) -> Iterator[Served]:
     """Start the app, and end it afterwards."""
-    reached, votes = folder / "reached.txt", folder / "votes.jsonl"
+    reached, votes, log = (folder / name for name in ("reached.txt", "votes.jsonl", "log.txt"))
     command = [sys.executable, "-c", _START, str(reached), "demo", "--port", "0", "--votes", str(votes), *options]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "GRADIO_TEMP_DIR": str(folder / "uploads")}
-    process = subprocess.Popen(
-        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    log: list[str] = []
+    with log.open("wb") as printed:  # a pipe that nobody reads would hold the app up once it is full
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=printed, stderr=subprocess.STDOUT)
     try:
-        yield Served(_address(process, log), votes, reached, log)
+        yield Served(_address(process, log), votes, reached)
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.wait()
 
 
-def _address(process: subprocess.Popen[str], log: list[str]) -> str:
-    assert process.stdout is not None
-    for line in process.stdout:
-        log.append(line)
-        if line.startswith("rerankit demo at "):
-            return line.split()[-1]
-    raise AssertionError("the app did not start:\n" + "".join(log))
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    while process.poll() is None:
+        if found := re.search(r"^rerankit demo at (\S+)\n", log.read_text(), re.MULTILINE):
+            return found[1]
+        time.sleep(0.1)
+    raise AssertionError(f"the app did not start:\n{log.read_text()}")

@@ -59,7 +59,7 @@ def test_no_text_breaks_the_parser(spec):
         ("crossencoder:x", "did you mean 'cross-encoder'"),
         ("late_interaction", "did you mean 'late-interaction'"),
         ("BAAI/bge-reranker-v2-m3", "did you mean 'cross-encoder:BAAI/bge-reranker-v2-m3'"),
-        ("cross-encoder", "needs a model"),
+        ("pointwise", "needs a model"),
         ("lexical:bm25", "takes no model"),
         ("default:x", "takes no model"),
         ("fusion", "names its members"),

@@ -17,6 +17,7 @@ from typing import Any
 import gradio as gr
 from farm_assistant import build
 
+from rerankit.demo.closed import take_uploads_only
 from rerankit.demo.html import error, highlighted, linked, note, text
 from rerankit.demo.look import launch_options
 from rerankit.errors import RerankitError
@@ -133,6 +134,7 @@ def page(assistant: Assistant) -> gr.Blocks:
         right.submit(lambda v, said: chat.judge(v, False, said), [visit, right], thanks, api_name="right")
         anew.click(lambda v: (v and Visit(v.user), EMPTY, ""), visit, [visit, talk, thanks], api_name="anew")
         forget.click(chat.forget, visit, [visit, talk, thanks])
+    take_uploads_only(blocks)
     return blocks.queue(default_concurrency_limit=2, max_size=100)
 
 

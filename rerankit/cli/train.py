@@ -11,6 +11,7 @@ import typer
 from rerankit.cli.output import JsonOption, emit, messages, printable, reporting, results
 from rerankit.cli.sink import check_target
 from rerankit.cli.train_compressed import compressed
+from rerankit.cli.train_cross_encoder import cross_encoder
 from rerankit.cli.train_reader import reader
 from rerankit.errors import InputError
 
@@ -28,6 +29,7 @@ def train() -> None:
 
 
 app.command("compressed")(compressed)
+app.command("cross-encoder")(cross_encoder)
 app.command("reader")(reader)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rerankit.demo import tab_ask, tab_compare, tab_documents, tab_experiments
+from rerankit.demo.closed import take_uploads_only
 from rerankit.demo.desk import Desk
 from rerankit.demo.library import Shelf
 from rerankit.demo.look import launch_options
@@ -41,6 +42,7 @@ def build(desk: Desk, arena: Arena, shelf: Shelf) -> Any:
             tab_documents.build(desk, shelf)
         with gr.Tab("Experiments", id="experiments"):
             tab_experiments.build(desk)
+    take_uploads_only(blocks)
     return blocks.queue(default_concurrency_limit=limits.running, max_size=limits.waiting)
 
 

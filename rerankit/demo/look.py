@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
+from rerankit.demo.closed import NoAddresses
+
 __all__ = ["launch_options"]
 
 # The page may talk to its own server and nobody else, whatever a passage manages to smuggle in.
@@ -31,7 +33,10 @@ _CITE = """<script>document.addEventListener('click', (event) => {
 
 def launch_options(gr: Any) -> dict[str, Any]:
     """What every page of ours is launched with: fonts and scripts of its own, nothing counted, nothing from outside."""
+    from starlette.middleware import Middleware
+
     return {
+        "app_kwargs": {"middleware": [Middleware(NoAddresses)]},
         "prevent_thread_lock": True,
         "quiet": True,
         "show_error": False,

@@ -12,7 +12,7 @@ from rerankit.demo.html import error, note
 from rerankit.demo.library import Advance, Library, Shelf, limits_text
 from rerankit.demo.panel import WORK, Step, answer_steps, as_choice, controls, say
 from rerankit.demo.view import figures
-from rerankit.errors import InputError, RerankitError
+from rerankit.errors import RerankitError
 from rerankit.rag.loading import FORMATS
 
 __all__ = ["build"]
@@ -31,7 +31,6 @@ def build(desk: Desk, shelf: Shelf) -> None:
     files = gr.File(
         label=f"Drop files here ({' '.join(FORMATS)})", file_count="multiple", elem_id="docs-files", height=150
     )
-    _take_uploads_only(files)
     listing = gr.HTML(note(_EMPTY), elem_id="docs-list")
     with gr.Row(equal_height=True):
         which = gr.Dropdown([], label="Delete", visible=False, elem_id="docs-which", scale=4)
@@ -99,20 +98,6 @@ class _Page:
             yield say(failure), ""
             return
         yield from answer_steps(self._desk, text, choice, "docs", mine.retriever)
-
-
-def _take_uploads_only(files: Any) -> None:
-    """Refuse addresses in place of files: gradio would fetch what a request past the page names."""
-    from gradio_client.utils import is_http_url_like
-
-    move = files.async_move_resource_to_block_cache
-
-    async def refusing(path: Any) -> Any:
-        if is_http_url_like(str(path)):
-            raise InputError("Only uploaded files are read here, no addresses.")
-        return await move(path)
-
-    files.async_move_resource_to_block_cache = refusing
 
 
 def _shown(mine: Library | None, problems: Sequence[str]) -> list[Any]:

@@ -77,9 +77,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def merge(
-    net: Any, tensors: Mapping[str, torch.Tensor], scale: float, *, heads: tuple[str, ...] = (_HEAD,)
-) -> None:
+def merge(net: Any, tensors: Mapping[str, torch.Tensor], scale: float, *, heads: tuple[str, ...] = (_HEAD,)) -> None:
     """Add a low-rank adapter to the weights of ``net``, and set its head.
 
     Args:

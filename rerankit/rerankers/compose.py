@@ -268,7 +268,7 @@ class Fusion(Reranker):
         return [self._fuse(len(request.passages), row, late) for request, row in zip(requests, rows, strict=True)]
 
     def _fuse(self, count: int, rankings: tuple[Ranking, ...], late: str) -> Scored:
-        votes = [_Vote(ranking, member, count) for ranking, member in zip(rankings, self.members, strict=False)]
+        votes = [Vote(ranking, member, count) for ranking, member in zip(rankings, self.members, strict=False)]
         counted = [(vote, weight) for vote, weight in zip(votes, self.weights, strict=False) if weight]
         heard = [(vote, weight) for vote, weight in counted if vote.scored.any()]
         reasons = [f"{ranking.model}: {ranking.reason}" for ranking in rankings if ranking.status != "scored"]
@@ -285,7 +285,7 @@ class Fusion(Reranker):
             stages=rankings,
         )
 
-    def _scores(self, heard: Sequence[tuple[_Vote, float]], count: int) -> NDArray[np.float64]:
+    def _scores(self, heard: Sequence[tuple[Vote, float]], count: int) -> NDArray[np.float64]:
         total = sum(weight for _, weight in heard)
         scores = np.zeros(count)
         for vote, weight in heard:
@@ -302,7 +302,7 @@ class Fusion(Reranker):
             member.close()
 
 
-class _Vote:
+class Vote:
     """What one member says about one list, by position.
 
     Attributes:

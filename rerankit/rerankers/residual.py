@@ -1,27 +1,32 @@
 """Residual: a ranking, and what a small cross-encoder has learned to add to it.
 
-A small cross-encoder that ranks by itself forgets, outside its training data, what its encoder knew. One that is trained
-on ``softmax(weight * z + logit)``, z the standardised scores of a ranking that is good anyway, only learns what that
-ranking gets wrong; see ``rerankit train cross-encoder``.
+A small cross-encoder that ranks by itself forgets, outside its training data, what its encoder knew. One that is
+trained on ``softmax(weight * z + logit)``, z the standardised scores of a ranking that is good anyway, only learns what
+that ranking gets wrong; see ``rerankit train cross-encoder``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rerankit.checks import check_choice, check_whole
 from rerankit.models import shipped
 from rerankit.models.adapter import RESIDUALS, is_adapter, merged, read_adapter
 from rerankit.models.files import sha256_of
+from rerankit.models.pair_encoder import PairEncoder
 from rerankit.models.vector_cache import KeepsVectors
 from rerankit.rerankers.base import Reranker, RerankerOptions
 from rerankit.rerankers.cache import ScoreCache
 from rerankit.rerankers.call import Call, Request, Scored
-from rerankit.rerankers.compose import Fusion, _Vote, charge
+from rerankit.rerankers.compose import Fusion, Vote, charge
 from rerankit.rerankers.cross_encoder import CrossEncoder
-from rerankit.types import Passage, Ranking
+from rerankit.types import Hit, Passage, Ranking
 
 __all__ = ["Residual", "cross_encoder_class", "query_shown"]
 
@@ -39,8 +44,9 @@ class Residual(Fusion):
     """A base ranking, its first passages corrected by the adapter of a cross-encoder.
 
     The score is ``z + logit / weight``: standard deviations of the base ranking's scores in this list. What the
-    cross-encoder does not read, beyond ``depth`` or because time ran out, counts as its lowest logit in the list and so
-    stays behind what it read and what stood before it. An adapter that corrects no ranking gives its logit as the score.
+    cross-encoder does not read, beyond ``depth`` or because time ran out, counts as its lowest logit in the list, so
+    that no passage from beyond ``depth`` comes before one that was read. An adapter that corrects no ranking gives its
+    logit as the score.
 
     Args:
         model: a folder made by ``rerankit train cross-encoder``; default the shipped one.
@@ -130,10 +136,10 @@ class Residual(Fusion):
         rows = list(zip(*columns, strict=True)) if columns else [()] * len(requests)
         return [self._fuse(len(request.passages), row, late) for request, row in zip(requests, rows, strict=True)]
 
-    def _scores(self, heard: Sequence[tuple[_Vote, float]], count: int) -> NDArray[np.float64]:
+    def _scores(self, heard: Sequence[tuple[Vote, float]], count: int) -> NDArray[np.float64]:
         scores = np.zeros(count)
         for vote, _ in heard:
-            if vote.member is not self.cross:
+            if vote.member is not self.members[-1]:
                 scores += vote.z()
                 continue
             logits = np.array([hit.score for hit in vote.hits], np.float64)  # NaN where there is none

@@ -9,7 +9,7 @@ import gradio_client
 import pytest
 from playwright.sync_api import expect
 
-from rerankit.demo.settings import EXTRACTIVE
+from rerankit.demo.settings import EXTRACTIVE, Limits
 
 pytestmark = pytest.mark.slow
 
@@ -193,7 +193,7 @@ def test_documents_are_indexed_asked_and_deleted(page, tmp_path):
 
 def test_a_file_that_is_too_large_is_refused_in_words(page, tmp_path):
     large = tmp_path / "large.txt"
-    large.write_bytes(b"wheat " * 9_000_000)  # 54 MB
+    large.write_bytes(b"x" * (Limits().file_bytes + 1))
     open_tab(page, "Your documents")
     upload(page, large)
     expect(page.get_by_text(re.compile("maximum", re.IGNORECASE)).first).to_be_visible()

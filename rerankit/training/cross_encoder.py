@@ -1,0 +1,304 @@
+"""Train a cross-encoder as a low-rank adapter that corrects a base ranking.
+
+The loss is a list-wise one on ``weight * z + logit``, where z are the standardised scores of the base ranking: what
+that ranking knows need not be learned, and training starts there, as a new classifier's logits are nearly 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rerankit.checks import check_whole, is_number
+from rerankit.errors import InputError, require
+from rerankit.evaluation.metrics import ranking_metrics
+from rerankit.models.adapter import FORMAT, head_names
+from rerankit.models.backend_torch import quiet
+from rerankit.models.batching import pad, plan
+from rerankit.models.checkpoint import Checkpoint
+from rerankit.models.layout import Entry
+from rerankit.training.compressed_losses import Lists, Term, total
+from rerankit.training.cross_encoder_data import PairReader, Pairs, Ranked, RankedSet, fingerprint_of
+
+__all__ = ["METRIC", "CrossEncoderOptions", "CrossEncoderTask", "adapted", "list_ndcg"]
+
+METRIC = "nDCG@10"
+
+_WEIGHTS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+"""Shares of the training's weight that are tried on the dev data in the end; more of it is less correction."""
+
+_TOKENS = 2048
+"""Padded tokens per forward pass on a processor."""
+_EVALUATED = 32
+"""Lists measured together."""
+
+
+@dataclass(frozen=True, slots=True)
+class CrossEncoderOptions:
+    """How a cross-encoder is built and fed.
+
+    Attributes:
+        rank: of the adapter's matrices; alpha is twice that.
+        layers: how many of the last layers get an adapter; None for all.
+        batch: lists per step.
+        pairs: which pairs of a list.
+        weight: logits that one standard deviation of the base ranking is worth in the loss.
+        depth: passages of the base ranking that are read.
+        sharpness: spread of the teacher's scores within a list.
+
+    Raises:
+        InputError: one is out of its range.
+    """
+
+    rank: int = 16
+    layers: int | None = None
+    batch: int = 4
+    pairs: Pairs = field(default_factory=Pairs)
+    weight: float = 1.5
+    depth: int = 30
+    sharpness: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_whole(1, rank=self.rank, batch=self.batch, depth=self.depth)
+        check_whole(1, or_none=True, layers=self.layers)
+        for name in ("weight", "sharpness"):
+            value = getattr(self, name)
+            if not is_number(value) or not 0 < value < np.inf:
+                raise InputError(f"{name} must be a number above 0, got {value!r:.80}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """A list of a batch: which one, and which of its passages."""
+
+    one: Ranked
+    places: NDArray[np.int64]
+
+
+class CrossEncoderTask:
+    """See :class:`rerankit.training.task.Task`.
+
+    Args:
+        lists: to learn from.
+        dev: to be measured on.
+        module: ``(ids, mask, types) -> logits [b, 1]``, trained in place: see :func:`adapted`.
+        reader: makes pairs into its inputs.
+        base: what the adapter changes.
+        residual: spec of the ranking that is corrected, or ``none``.
+        terms: what to minimise.
+        options: how.
+        dtype: of the forward passes in an evaluation.
+        facts: for the configuration of the saved adapter.
+
+    Attributes:
+        weight: that the saved adapter will name; :meth:`tune` chooses it.
+
+    Raises:
+        InputError: there is nothing to train on or to measure by.
+    """
+
+    def __init__(
+        self,
+        lists: Sequence[Ranked],
+        dev: Sequence[RankedSet],
+        module: nn.Module,
+        reader: PairReader,
+        base: Checkpoint,
+        residual: str,
+        terms: Sequence[Term],
+        options: CrossEncoderOptions,
+        *,
+        dtype: str = "float32",
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not lists or not terms or not any(one.lists for one in dev):
+            raise InputError("Training needs lists of two passages, dev lists of the same kind, and a loss")
+        self.lists, self.dev, self.module, self.reader = list(lists), [one for one in dev if one.lists], module, reader
+        self.base, self.residual, self.terms, self.options = base, residual, tuple(terms), options
+        self.dtype, self.facts, self.weight = dtype, dict(facts or {}), options.weight
+        self.fingerprint = self._fingerprint()
+
+    def _fingerprint(self) -> str:
+        data = [fingerprint_of(self.lists), *(fingerprint_of(one.lists) for one in self.dev)]
+        encoder = self.reader.cross.encoder
+        parts = [self.base.digest, self.residual, *map(str, self.terms), str(asdict(self.options)), *data]
+        return hashlib.sha256("\0".join([*parts, str(encoder.max_tokens)]).encode()).hexdigest()[:16]
+
+    def batches(self, epoch: int, generator: np.random.Generator) -> list[list[Drawn]]:
+        """All lists in random order, some pairs of each."""
+        order = generator.permutation(len(self.lists)).tolist()
+        drawn = [Drawn(self.lists[i], self.lists[i].draw(self.options.pairs, generator)) for i in order]
+        size = self.options.batch
+        return [drawn[start : start + size] for start in range(0, len(drawn), size)]
+
+    def loss(self, batch: Sequence[Drawn], progress: float) -> dict[str, Tensor]:
+        """The weighted sum of the losses, and each of them."""
+        del progress
+        entries: list[Entry] = []
+        for drawn in batch:
+            passages = [drawn.one.item.passages[i] for i in drawn.places]
+            entries += self.reader.best(drawn.one.item.query, passages)
+        logits = self.logits(entries)
+        lengths = torch.tensor([len(drawn.places) for drawn in batch], device=logits.device)
+        mask = torch.arange(int(lengths.max()), device=logits.device) < lengths[:, None]
+        base = self.options.weight * _padded([one.one.base[one.places] for one in batch], mask)
+        none = np.zeros(0, np.float32)
+        teacher = _padded([none if (t := one.one.teacher) is None else t[one.places] for one in batch], mask)
+        taught = torch.tensor([one.one.teacher is not None for one in batch], device=mask.device)
+        return total(
+            self.terms,
+            Lists(
+                scores=base.masked_scatter(mask, base[mask] + logits),
+                cosines=base,
+                grades=_padded([one.one.grades[one.places] for one in batch], mask),
+                teacher=self.options.sharpness * teacher,
+                mask=mask,
+                taught=mask & taught[:, None],
+                weights=torch.tensor([one.one.item.weight for one in batch], device=mask.device),
+            ),
+        )
+
+    def logits(self, entries: Sequence[Entry]) -> Tensor:
+        """Float32 ``[n]``; inputs of like length share a pass."""
+        device = next(self.module.parameters()).device
+        budget = _TOKENS if device.type == "cpu" else 32 * _TOKENS
+        pad_id = self.reader.cross.encoder.engine.pad_id
+        groups = plan([entry.size() for entry in entries], budget)
+        parts = []
+        for group in groups:
+            ids, mask, types = (torch.from_numpy(p).to(device) for p in pad([entries[i] for i in group], pad_id))
+            parts.append(self.module(ids, mask, types)[:, 0].float())
+        back = np.argsort(np.concatenate(groups), kind="stable")
+        return torch.cat(parts)[torch.from_numpy(back).to(device)]
+
+    def evaluate(self) -> dict[str, float]:
+        """nDCG@10 of base and correction, the mean over the dev sets and of each."""
+        return self._measured([self._corrections(one.lists) for one in self.dev], self.options.weight)
+
+    def untrained(self) -> dict[str, float]:
+        """The same of the base ranking alone."""
+        nothing = [[np.zeros(min(len(x.order), self.options.depth)) for x in one.lists] for one in self.dev]
+        return self._measured(nothing, self.options.weight)
+
+    def tune(self) -> dict[str, float]:
+        """Choose ``weight`` by the dev data; returns the metrics with it."""
+        self.module.eval()
+        with torch.no_grad():
+            found = [self._corrections(one.lists) for one in self.dev]
+        shares = _WEIGHTS if self.residual != "none" else (1.0,)
+        metrics = {share * self.options.weight: self._measured(found, share * self.options.weight) for share in shares}
+        self.weight = max(metrics, key=lambda weight: metrics[weight][METRIC])
+        return metrics[self.weight]
+
+    def save(self, folder: Path) -> None:
+        """Write ``model.safetensors`` (adapter and head in float16, by peft's names) and ``config.json``."""
+        from rerankit.training.checkpoint import write_atomically, write_weights
+
+        peft = require("peft", extra="train", purpose="Saving an adapter")
+        tensors = peft.get_peft_model_state_dict(self.module.model, save_embedding_layers=False)
+        write_weights(folder / "model.safetensors", {name: tensor.half() for name, tensor in tensors.items()})
+        settings = {
+            "format": FORMAT,
+            "base": self.base.digest,
+            "base_name": self.base.name,
+            "rank": self.options.rank,
+            "scale": 2.0,
+            "max_tokens": self.reader.cross.encoder.max_tokens,
+            "residual": self.residual,
+            "weight": self.weight,
+            "depth": self.options.depth,
+            "trained": self.facts,
+        }
+        write_atomically(folder / "config.json", json.dumps(settings, indent=2) + "\n")
+
+    def _corrections(self, lists: Sequence[Ranked]) -> list[NDArray[np.float64]]:
+        """Per list the logits of the base ranking's first passages, in its order."""
+        found: list[NDArray[np.float64]] = []
+        for start in range(0, len(lists), _EVALUATED):
+            entries: list[Entry] = []
+            windows: list[list[int]] = []
+            for one in lists[start : start + _EVALUATED]:
+                passages = [one.item.passages[i] for i in one.order[: self.options.depth]]
+                made, counts = self.reader.all(one.item.query, passages)
+                entries += made
+                windows.append(counts)
+            device = next(self.module.parameters()).device.type
+            with torch.autocast(device, getattr(torch, self.dtype), enabled=self.dtype != "float32"):
+                logits = self.logits(entries).double().cpu().numpy()
+            starts = np.cumsum([0, *(count for counts in windows for count in counts)])[:-1]
+            best = np.maximum.reduceat(logits, starts)
+            found += np.split(best, np.cumsum([len(counts) for counts in windows])[:-1])
+        return found
+
+    def _measured(self, corrections: Sequence[Sequence[NDArray[np.float64]]], weight: float) -> dict[str, float]:
+        values = {
+            f"{METRIC} {one.name}": list_ndcg(one.lists, rows, weight)
+            for one, rows in zip(self.dev, corrections, strict=True)
+        }
+        return {METRIC: float(np.mean(list(values.values()))), **values}
+
+
+def adapted(net: Any, options: CrossEncoderOptions, seed: int) -> Any:
+    """The net with a low-rank adapter on the linear layers of its encoder; only that and the head are trained.
+
+    Dropout is off, as a low-rank update does not learn by heart.
+    """
+    peft = require("peft", extra="train", purpose="Training a low-rank adapter")
+    for part in net.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+    heads = head_names(net)
+    outside = tuple(f"{name}." for name in heads)
+    linear = [
+        name for name, part in net.named_modules()
+        if isinstance(part, nn.Linear) and name not in heads and not name.startswith(outside)
+    ]  # fmt: skip
+    config = peft.LoraConfig(
+        r=options.rank,
+        lora_alpha=2 * options.rank,
+        target_modules=_last_layers(linear, options.layers),
+        modules_to_save=heads,
+    )
+    with torch.random.fork_rng(devices=[]), quiet():
+        torch.manual_seed(seed)
+        return peft.get_peft_model(net, config)
+
+
+def _last_layers(names: Sequence[str], count: int | None) -> list[str]:
+    """The names in the last ``count`` numbered layers; all for None."""
+    if count is None:
+        return list(names)
+    numbers = {name: int(found[1]) for name in names if (found := re.search(r"\.(\d+)\.", name))}
+    first = max(numbers.values(), default=0) + 1 - count
+    return [name for name, number in numbers.items() if number >= first]
+
+
+def list_ndcg(lists: Sequence[Ranked], corrections: Sequence[NDArray[np.float64]], weight: float) -> float:
+    """Mean nDCG@10 of ``z + logit / weight``, what was not read counting as the lowest logit."""
+    orders: dict[str, list[str]] = {}
+    grades: dict[str, dict[str, int]] = {}
+    for place, (one, correction) in enumerate(zip(lists, corrections, strict=True)):
+        logits = np.full(len(one.order), correction.min())
+        logits[one.order[: len(correction)]] = correction
+        best = one.order[np.argsort(-(one.base + logits / weight)[one.order], kind="stable")]
+        orders[str(place)] = [str(i) for i in best]
+        grades[str(place)] = {str(i): max(round(g), int(g > 0)) for i, g in enumerate(one.grades.tolist())}
+    return float(np.mean(list(ranking_metrics(orders, grades, [METRIC])[METRIC].values())))
+
+
+def _padded(rows: Sequence[NDArray[np.float32]], mask: Tensor) -> Tensor:
+    """Rows as ``[b, n]``, 0 where they end."""
+    result = torch.zeros(mask.shape)
+    for place, row in enumerate(rows):
+        result[place, : len(row)] = torch.from_numpy(row)
+    return result.to(mask.device)

@@ -1,0 +1,223 @@
+"""A whole training run of a cross-encoder: lists, base ranking, the loop, the card."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import rerankit
+from rerankit.checks import check_choice, check_whole
+from rerankit.errors import InputError
+from rerankit.models import embedded
+from rerankit.models.adapter import RESIDUALS, classifier_net, encoder_checkpoint, write_classifier
+from rerankit.models.backend_torch import load_module
+from rerankit.models.checkpoint import Checkpoint, find_checkpoint
+from rerankit.models.vector_cache import open_vectors
+from rerankit.rerankers.cross_encoder import CrossEncoder
+from rerankit.training.card import Card, Source, Table, recipe, write_card
+from rerankit.training.compressed_losses import Term, parse_losses
+from rerankit.training.cross_encoder import METRIC, CrossEncoderOptions, CrossEncoderTask, adapted
+from rerankit.training.cross_encoder_data import PairReader, Ranked, RankedSet, ranked
+from rerankit.training.loop import fit
+from rerankit.training.sources import Tell, licence_of, source_name, train_and_dev
+from rerankit.training.task import Progress, Report, Settings
+
+__all__ = ["CrossEncoderRun", "prepared", "train_cross_encoder"]
+
+_NEEDS_MORE = {"info_nce": "list_nce", "two_tower": "kl", "ordinal": "list_nce"}
+"""Losses that a cross-encoder cannot have, and what comes nearest."""
+
+
+@dataclass(frozen=True, slots=True)
+class CrossEncoderRun:
+    """What to train a cross-encoder on, and how.
+
+    Attributes:
+        data, dev, corpus, count, dev_count, depth, retrieve, first, exclude: where lists come from, see
+            :class:`~rerankit.training.sources.ListSources`.
+        base: encoder or classifier to start from, folder or hub name; None for the embedded MiniLM.
+        residual: the ranking to correct; ``none``: learn to rank alone.
+        teacher: spec of a reranker to learn from; ``none`` for none but the scores that lists bring.
+        losses: ``NAME=WEIGHT[@TEMPERATURE]``; default ``list_nce=1``.
+        options: of the cross-encoder.
+        max_tokens: length limit of a pair.
+        vectors: where the encoder's vectors are kept: a file, or True for one in the user's cache folder.
+        cache: where the scores of base ranking and teacher are kept; default in the output folder.
+        command: that starts this run, for the card.
+        licence: of the weights, for the card.
+    """
+
+    data: Sequence[str]
+    dev: Sequence[str] = ()
+    corpus: Path | None = None
+    count: int | None = None
+    dev_count: int | None = 60
+    depth: int = 100
+    retrieve: bool = False
+    first: int | None = None
+    exclude: Sequence[str] = ()
+    base: str | None = None
+    residual: str = "default"
+    teacher: str = "none"
+    losses: Sequence[str] = ()
+    options: CrossEncoderOptions = field(default_factory=CrossEncoderOptions)
+    max_tokens: int = 160
+    vectors: Path | bool = True
+    cache: Path | None = None
+    command: str = ""
+    licence: str = "apache-2.0"
+
+
+def train_cross_encoder(
+    run: CrossEncoderRun,
+    settings: Settings,
+    folder: Path,
+    *,
+    resume: bool = True,
+    progress: Progress | None = None,
+    tell: Tell = lambda _: None,
+) -> tuple[Report, dict[str, float]]:
+    """Train an adapter and write the folder that ``cross-encoder:FOLDER`` loads.
+
+    Returns:
+        What the run did, and the dev metrics of what was saved.
+
+    Raises:
+        InputError: data cannot be read or an option is out of range.
+        ModelError: the base cannot be loaded, or the run failed.
+        MissingExtraError: a package for training is not installed.
+    """
+    terms, base = _terms(run), encoder_checkpoint(run.base)
+    train, dev = prepared(run, folder, settings.seed, tell)
+    tell(f"{len(train):,} lists, {', '.join(map(str, terms))}")
+    module, cross = _module(base, run, settings.seed)
+    with cross:
+        facts = _facts(run, terms, len(train), settings.seed)
+        task = CrossEncoderTask(
+            train, dev, module, PairReader(cross), base, run.residual, terms, run.options,
+            dtype=settings.dtype, facts=facts,
+        )  # fmt: skip
+        report = fit(task, settings, folder, resume=resume, progress=progress)
+        tell("Choosing the weight of the base ranking")
+        best = task.tune()
+        task.save(folder)
+        _write_card(run, report, task, best, folder, terms)
+    return report, best
+
+
+def prepared(run: CrossEncoderRun, folder: Path, seed: int, tell: Tell) -> tuple[list[Ranked], list[RankedSet]]:
+    """The lists of a run, ranked by its base.
+
+    Raises:
+        InputError: data cannot be read, or there is no such base ranking.
+    """
+    check_choice("residual", run.residual, RESIDUALS)
+    check_whole(1, max_tokens=run.max_tokens)
+    cache = run.cache or folder / "cache"
+    with closing(open_vectors(run.vectors)) as vectors:
+        train, dev = train_and_dev(run, embedded.embedder(), vectors, seed, tell)
+        sets = [RankedSet(name, ranked(part, run.residual, "none", cache, vectors, tell)) for name, part in dev.items()]
+        return ranked(train, run.residual, run.teacher, cache, vectors, tell), sets
+
+
+def _terms(run: CrossEncoderRun) -> tuple[Term, ...]:
+    """The losses, checked before anything is read."""
+    asked = parse_losses(run.losses or ("list_nce=1",), temperature=1.0)
+    if set(asked) != {""}:
+        raise InputError("A cross-encoder is trained in one stage; write a loss NAME=WEIGHT[@TEMPERATURE]")
+    for term in asked[""]:
+        if term.name in _NEEDS_MORE:
+            raise InputError(f"The loss {term.name!r} is not for cross-encoders; take {_NEEDS_MORE[term.name]!r}")
+    return tuple(asked[""])
+
+
+def _module(base: Checkpoint, run: CrossEncoderRun, seed: int) -> tuple[Any, CrossEncoder]:
+    """The module to train, and the same model as a reranker, which knows how pairs are framed."""
+    with tempfile.TemporaryDirectory() as place:
+        start = Path(place) / "start"
+        start.mkdir()
+        write_classifier(classifier_net(base, seed=seed)[0], base, start)
+        module = load_module(find_checkpoint(start), "logits", "float32")
+        cross = CrossEncoder(
+            start, backend="torch", device="cpu", dtype="float32", max_tokens=run.max_tokens, read_out="single"
+        )
+    module.model = adapted(module.model, run.options, seed)
+    return module, cross
+
+
+def _facts(run: CrossEncoderRun, terms: Sequence[Term], lists: int, seed: int) -> dict[str, Any]:
+    return {
+        "data": [source_name(one) for one in run.data],
+        "dev": [source_name(one) for one in run.dev],
+        "lists": lists,
+        "losses": [str(term) for term in terms],
+        "teacher": run.teacher,
+        "weight": run.options.weight,
+        "seed": seed,
+        "rerankit": rerankit.__version__,
+    }
+
+
+def _write_card(
+    run: CrossEncoderRun,
+    report: Report,
+    task: CrossEncoderTask,
+    best: Mapping[str, float],
+    folder: Path,
+    terms: Sequence[Term],
+) -> None:
+    before = task.untrained()
+    rows = [[one.name, len(one.lists), *(m[f"{METRIC} {one.name}"] for m in (before, best))] for one in task.dev]
+    rows.append(["mean of the sets", sum(len(one.lists) for one in task.dev), before[METRIC], best[METRIC]])
+    sources = [Source(source_name(one), licence_of(one), "training") for one in run.data]
+    sources += [Source(source_name(one), licence_of(one), "choice of weights and correction") for one in run.dev]
+    options, command = run.options, run.command or "rerankit train cross-encoder"
+    name = "given order" if run.residual == "none" else run.residual
+    shape = {
+        "lists": f"{len(task.lists):,}",
+        "corrects": f"{run.residual}, whose standard deviation is worth {task.weight:g} logits "
+        f"({options.weight:g} in training)",
+        "adapter": f"LoRA of rank {options.rank}, on {options.layers or 'all'} layers, and the head",
+        "pairs": f"{options.batch} lists per step, {asdict(options.pairs)}, of {run.max_tokens} tokens",
+        "losses": ", ".join(map(str, terms)),
+        "teacher": run.teacher,
+    }
+    card = Card(
+        name="A cross-encoder that corrects a ranking",
+        summary=_SUMMARY,
+        license=run.licence,
+        base_model=run.base or "sentence-transformers/all-MiniLM-L6-v2",
+        sources=sources,
+        recipe={**shape, **recipe(report)},
+        seed=report.settings.seed,
+        command=command,
+        tables=[Table(f"{METRIC} on the dev lists", ("set", "lists", name, "with this model"), rows, command)],
+        limits=_LIMITS,
+        tags=("reranking", "cross-encoder"),
+        usage=_USAGE,
+    )
+    write_card(folder, card)
+
+
+_SUMMARY = """
+Reads query and passage together and says how far a ranking that is good anyway should be corrected. A low-rank adapter
+on a sentence encoder, trained on the sum of that ranking's standardised scores and its own logits, so that it only had
+to learn what the ranking misses.
+"""
+
+_USAGE = """
+import rerankit
+
+ranking = rerankit.load("cross-encoder:FOLDER").rank("How deep to sow wheat?", ["Sow wheat 3 to 5 cm deep."])
+"""
+
+_LIMITS = (
+    "It corrects the ranking that it was trained with; its logits alone do not order a list well.",
+    "A score depends on the list it was given in: it orders that list and is not comparable between lists.",
+    "It reads the first passages of the base ranking only; what that puts far behind stays there.",
+    "The dev figures are those that the weights were chosen by, so they flatter; measure on data of your own.",
+)
