@@ -53,8 +53,8 @@ with tempfile.TemporaryDirectory() as place:
     print(f"{len(known) * VISITS} visits, {len(lists)} lists to train on")
     run = CompressedRun(
         [str(folder / "clicks.jsonl")], corpus=corpus, teacher="none", stages=["one"],
-        shape={"width": 64, "layers": 1, "heads": 4, "words": True}, options=CompressedOptions(max_passages=10, min_passages=5),
-        vectors=folder / "vectors.sqlite",
+        shape={"width": 64, "layers": 1, "heads": 4, "words": True},
+        options=CompressedOptions(max_passages=10, min_passages=5), vectors=folder / "vectors.sqlite",
     )  # fmt: skip
     train_compressed(run, Settings(epochs=8, learning_rate=2e-3, device="cpu"), folder / "model")
     with rerankit.load(f"compressed:{folder / 'model'}") as after:

@@ -20,8 +20,8 @@ __all__ = ["Hit", "HitStatus", "Passage", "Ranking", "RankingStatus", "Scale", "
 
 Scale: TypeAlias = str
 """What a score means: ``logit``, ``probability``, ``wins``, ``attention``, ``cosine``, ``order``, ``maxsim``, ``bm25``,
-``z-score``, ``rrf``, ``points``, ``rating``, or a plug-in's own word. Only ``probability`` can be compared between
-models."""
+``z-score``, ``exp``, ``rrf``, ``points``, ``rating``, or a plug-in's own word. Only ``probability`` can be compared
+between models."""
 
 HitStatus = Literal["scored", "cached", "unscored"]
 RankingStatus = Literal["scored", "partial", "fallback"]

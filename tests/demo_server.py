@@ -12,6 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import gradio_client
+
+PATIENCE = 120
+"""Seconds for one answer over HTTP, on a machine that is busy with other things."""
+
 _START = """
 import sys
 
@@ -72,6 +77,16 @@ def served(folder: Path, options: Sequence[str] = ()) -> Iterator[Served]:
     finally:
         process.terminate()
         process.wait()
+
+
+@contextlib.contextmanager
+def client(url: str) -> Iterator[gradio_client.Client]:
+    """A program that uses the app."""
+    made = gradio_client.Client(url, verbose=False, httpx_kwargs={"timeout": PATIENCE})
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Literal, Unpack
+from typing import Literal, Unpack, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,10 @@ from rerankit.types import Hit, Passage, Ranking, Span, Usage
 
 __all__ = ["Cascade", "Fusion", "FusionMethod", "Prior"]
 
-FusionMethod = Literal["z-score", "rrf"]
+FusionMethod = Literal["z-score", "exp", "rrf"]
+
+_SHARPNESS = 0.5
+"""Of the ``exp`` fusion: how much more a score counts that stands out of its list."""
 
 
 class Prior(Reranker):
@@ -194,6 +197,10 @@ class Fusion(Reranker):
     ``z-score``: each member's scores are standardised within the list (mean 0, standard deviation 1; a list whose
     scores do not differ gives zeros), then averaged by weight. What a member left unscored counts as its lowest z.
 
+    ``exp``: the same with ``exp(z / 2)`` for each ``z``: a passage that one member lifts far above the rest of the list
+    comes first even where the others are lukewarm about it. It helps most where members fail in turns, such as an
+    embedder on a language that it was not made for.
+
     ``rrf``: reciprocal rank fusion, the sum of ``weight / (k + rank)`` (Cormack, Clarke and Buettcher, SIGIR 2009);
     what a member left unscored adds nothing.
 
@@ -204,7 +211,7 @@ class Fusion(Reranker):
 
     Args:
         members: at least one reranker.
-        method: ``z-score`` or ``rrf``.
+        method: ``z-score``, ``exp`` or ``rrf``.
         weights: one non-negative number per member; equal by default.
         k: rank constant of ``rrf``; large values flatten the difference between ranks.
         options: see :class:`~rerankit.rerankers.base.RerankerOptions`.
@@ -226,8 +233,8 @@ class Fusion(Reranker):
     ) -> None:
         super().__init__(**options)
         self.members = _checked(members, "A fusion")
-        if method not in ("z-score", "rrf"):
-            raise InputError(f"A fusion's method is 'z-score' or 'rrf', got {method!r}")
+        if method not in get_args(FusionMethod):
+            raise InputError(f"A fusion's method is one of {', '.join(get_args(FusionMethod))}, got {method!r}")
         if not isinstance(k, int | float | np.integer) or not np.isfinite(k) or k <= 0:
             raise InputError(f"The rank constant k of a fusion must be a positive number, got {k!r}")
         self.method: FusionMethod = method
@@ -241,7 +248,7 @@ class Fusion(Reranker):
     def _refuse_rearranging(self) -> None:
         """The scores of such a member are those it was given, so standardising them would ignore its order."""
         for member in self.members:
-            if self.method == "z-score" and member.rearranges and not isinstance(member, Prior):
+            if self.method != "rrf" and member.rearranges and not isinstance(member, Prior):
                 raise InputError(
                     f"{member.model!r} reorders but gives no scores of its own, so z-scores of it mean nothing. "
                     "Put it behind the fusion, fusion | member, or use method='rrf'."
@@ -292,7 +299,8 @@ class Fusion(Reranker):
             if self.method == "rrf":
                 scores += weight * vote.reciprocal_ranks(self.k)
             else:
-                scores += weight / total * vote.z()
+                standard = vote.z()
+                scores += weight / total * (np.exp(_SHARPNESS * standard) if self.method == "exp" else standard)
         return scores
 
     def close(self) -> None:

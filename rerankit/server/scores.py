@@ -7,7 +7,7 @@ Each map rises with the score, so it never changes an order. Only a calibrated p
 | calibrated, or ``probability`` | the probability |
 | ``logit``, ``z-score`` | ``1 / (1 + exp(-s))`` |
 | ``cosine`` | ``(1 + s) / 2`` |
-| ``bm25``, ``rrf``, ``wins``, ``attention`` | ``s / (1 + s)`` |
+| ``bm25``, ``exp``, ``rrf``, ``wins``, ``attention`` | ``s / (1 + s)`` |
 | any other | ``(1 + s / (1 + abs(s))) / 2`` |
 """
 
@@ -39,7 +39,7 @@ _MAPS: dict[str, Callable[[float], float]] = {
     "logit": _sigmoid,
     "z-score": _sigmoid,
     "cosine": lambda score: (1.0 + score) / 2.0,
-    **dict.fromkeys(("bm25", "rrf", "wins", "attention"), _share),
+    **dict.fromkeys(("bm25", "exp", "rrf", "wins", "attention"), _share),
 }
 
 

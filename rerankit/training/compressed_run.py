@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from rerankit.errors import InputError
 from rerankit.models import embedded
 from rerankit.models.encoder import TextEncoder
 from rerankit.models.resrank_files import ResRankConfig, load_resrank
-from rerankit.models.vector_cache import KeepsVectors, open_vectors
+from rerankit.models.vector_cache import open_vectors
 from rerankit.rerankers.compressed_inputs import CompressedInputs
 from rerankit.training.card import Card, Source, Table, recipe, write_card
 from rerankit.training.compressed import (
@@ -28,17 +27,13 @@ from rerankit.training.compressed_calibration import calibrate
 from rerankit.training.compressed_data import Bank, build_bank
 from rerankit.training.compressed_encoder import TrainableEncoder
 from rerankit.training.compressed_losses import Term, parse_losses, stage_terms
-from rerankit.training.lists import TrainingList, read_lists, split_lists
-from rerankit.training.lists_files import query_key
+from rerankit.training.lists import TrainingList
 from rerankit.training.loop import fit
-from rerankit.training.reader_examples import texts_of
-from rerankit.training.retrieved import retrieved_lists
+from rerankit.training.sources import Tell, licence_of, source_name, train_and_dev
 from rerankit.training.task import Progress, Report, Settings
 from rerankit.training.teaching import taught
 
 __all__ = ["CompressedRun", "train_compressed"]
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +112,7 @@ def train_compressed(
     terms = _terms(run)
     encoder = _encoder(run.encoder, settings.device)
     with closing(open_vectors(run.vectors)) as vectors:
-        train, dev = _lists(run, encoder, vectors, settings.seed, tell)
+        train, dev = train_and_dev(run, encoder, vectors, settings.seed, tell)
         if run.teacher != "none":
             train = taught(train, run.teacher, run.cache or folder / "cache", vectors, tell)
         inputs = CompressedInputs(encoder, vectors)
@@ -152,37 +147,6 @@ def _terms(run: CompressedRun) -> list[tuple[str, tuple[Term, ...]]]:
     return [(stage, stage_terms(stage, asked, **has)) for stage in run.stages]
 
 
-def _lists(
-    run: CompressedRun, encoder: TextEncoder, vectors: KeepsVectors, seed: int, tell: Tell
-) -> tuple[list[TrainingList], dict[str, list[TrainingList]]]:
-    """Lists to train on, and dev lists by name; no query is in both."""
-    excluded = frozenset[str]().union(*map(texts_of, run.exclude))
-
-    def read(source: str, count: int | None, split: str) -> list[TrainingList]:
-        if run.retrieve and Path(source).is_dir():
-            tell(f"Searching the corpus of {source}")
-            left_out = excluded if split == "train" else ()
-            return retrieved_lists(
-                source, encoder, vectors, depth=run.depth, count=count, split=split, exclude=left_out, first=run.first
-            )
-        return read_lists(source, corpus=run.corpus, split=split, count=count, depth=run.depth, seed=seed, tell=tell)
-
-    train = [item for one in run.data for item in read(one, run.count, "train")]
-    if not run.dev:
-        train, held_out = split_lists(train, 0.1, seed)
-        judged = [item for item in held_out if item.relevant]
-        return train, {"held out": judged[: run.dev_count]}
-    dev: dict[str, list[TrainingList]] = {}
-    for one in run.dev:
-        found = read(one, run.dev_count, "test")
-        dev[_name(one, dev)] = [item for item in found if item.relevant]
-    known = {query_key(item.query) for part in dev.values() for item in part}
-    kept = [item for item in train if query_key(item.query) not in known]
-    if len(kept) < len(train):
-        tell(f"{len(train) - len(kept)} training lists ask what a dev list asks and are left out")
-    return kept, dev
-
-
 def _encoder(name: str | None, device: str) -> TextEncoder:
     return embedded.embedder(device=device) if name is None else TextEncoder(name, device=device, dtype="float32")
 
@@ -207,20 +171,14 @@ def _model(run: CompressedRun, encoder: TextEncoder, seed: int) -> CompressedMod
 
 def _facts(run: CompressedRun, terms: Sequence[tuple[str, Sequence[Term]]], lists: int, seed: int) -> dict[str, Any]:
     return {
-        "data": [_name(one) for one in run.data],
-        "dev": [_name(one) for one in run.dev],
+        "data": [source_name(one) for one in run.data],
+        "dev": [source_name(one) for one in run.dev],
         "lists": lists,
         "stages": {stage: [str(term) for term in wanted] for stage, wanted in terms},
         "teacher": run.teacher,
         "seed": seed,
         "rerankit": rerankit.__version__,
     }
-
-
-def _name(source: str, taken: Mapping[str, object] | None = None) -> str:
-    """What to call a source; with a number where the name is taken."""
-    name = Path(source).name.partition(".")[0] or "data"
-    return name if name not in (taken or {}) else f"{name}-{len(taken or {}) + 1}"
 
 
 def _write_card(
@@ -236,8 +194,8 @@ def _write_card(
     rows = [[name, size, first[f"{METRIC} {name}"], best[f"{METRIC} {name}"]] for name, size in dev.items()]
     rows.append(["mean of the sets", sum(dev.values()), first[METRIC], best[METRIC]])
     before = "where it started" if run.start is not None else "cosine"
-    sources = [Source(_name(one), _licence(one), "training") for one in run.data]
-    sources += [Source(_name(one), _licence(one), "choice of the weights") for one in run.dev]
+    sources = [Source(source_name(one), licence_of(one), "training") for one in run.data]
+    sources += [Source(source_name(one), licence_of(one), "choice of the weights") for one in run.dev]
     shape = {
         "lists": f"{lists:,}",
         "teacher": run.teacher,
@@ -262,13 +220,6 @@ def _write_card(
         usage=_USAGE,
     )
     write_card(folder, card)
-
-
-def _licence(source: str) -> str:
-    """What the collection's own README says in a line ``Licence: ...``."""
-    readme = Path(source).expanduser() / "README.md"
-    found = re.search(r"(?m)^Licen[cs]e: *(.+)$", readme.read_text("utf-8")) if readme.is_file() else None
-    return found[1].strip() if found else "not stated"
 
 
 _SUMMARY = """

@@ -120,7 +120,7 @@ def _dataset(lists: Sequence[Ranked], run: CrossEncoderRun, seed: int, *, by_lis
     """Rows of query, passages and labels 0 to 1; for ``binary`` one row per pair."""
     datasets = require("datasets", extra="train", purpose="Training by sentence-transformers")
     random = np.random.default_rng(seed)
-    rows = []
+    rows: list[dict[str, object]] = []
     for one in lists:
         places = one.draw(run.options.pairs, random)
         texts = [_text(one.item.passages[i]) for i in places]

@@ -326,6 +326,24 @@ def test_z_scores_by_hand():
     assert [stage.model for stage in ranking.stages] == ["given", "given"]
 
 
+def test_exponentials_by_hand():
+    one, two = Given({"a": 1, "b": 2, "c": 3}), Given({"a": 300, "b": 100, "c": 200})
+    ranking = Fusion([one, two], method="exp", weights=(3, 1)).rank("q", FIVE[:3])
+    up = np.exp(np.sqrt(1.5) / 2)
+    assert {hit.id: hit.score for hit in ranking} == pytest.approx(
+        {"a": (3 / up + up) / 4, "b": (3 + 1 / up) / 4, "c": (3 * up + 1) / 4}
+    )
+    assert ranking.scale == "exp"
+
+
+def test_one_that_stands_out_counts_more():
+    """One member is sure of b, the other, of more weight, finds c a little better than the rest."""
+    sure = Given({"a": 0, "b": 9, "c": 0, "d": 0, "e": 0})
+    lukewarm = Given({"a": 0, "b": 2, "c": 4, "d": 1, "e": 3})
+    assert ids(Fusion([sure, lukewarm], weights=(1, 1.82)).rank("q", FIVE))[0] == "c"
+    assert ids(Fusion([sure, lukewarm], method="exp", weights=(1, 1.82)).rank("q", FIVE))[0] == "b"
+
+
 def test_reciprocal_ranks_by_hand():
     one, two = Given({"a": 3, "b": 2, "c": 1}), Given({"a": 0, "b": 9, "c": 8})
     ranking = Fusion([one, two[:2]], method="rrf", weights=[1, 2], k=10).rank("q", FIVE[:3])
