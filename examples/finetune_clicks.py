@@ -1,7 +1,9 @@
 """Fine-tune a reranker on clicks. Needs rerankit[embedded,eval,train].
 
 The users are made up: they read from the top, less and less far, and click what answers their question. With your own
-clicks it is one command: rerankit train compressed --data clicks.jsonl --corpus corpus.jsonl --teacher none --out model
+clicks it is one command:
+
+    rerankit train compressed --data clicks.jsonl --corpus corpus.jsonl --teacher none --words --out model
 """
 
 from __future__ import annotations

@@ -22,10 +22,8 @@ def take_uploads_only(blocks: Any) -> None:
 
 
 def _refusing(take: Taking) -> Taking:
-    from gradio_client.utils import is_http_url_like
-
     async def taking(path: Any) -> Any:
-        if is_http_url_like(str(path)):
+        if "://" in str(path):
             raise InputError("Only uploaded files are read here, no addresses.")
         return await take(path)
 
@@ -43,5 +41,5 @@ class NoAddresses:
         from starlette.responses import PlainTextResponse
 
         closed = "://" in scope.get("path", "")
-        answer = PlainTextResponse("No other server is asked from here.", 403) if closed else self._app
+        answer: ASGIApp = PlainTextResponse("No other server is asked from here.", 403) if closed else self._app
         await answer(scope, receive, send)

@@ -33,6 +33,7 @@ __all__ = [
     "is_adapter",
     "merged",
     "read_adapter",
+    "write_classifier",
 ]
 
 FORMAT = "rerankit-cross-encoder"
@@ -90,7 +91,7 @@ def read_adapter(folder: Path) -> AdapterConfig:
         raise ModelError(f"{folder} holds no adapter of a cross-encoder. {_AGAIN}")
     known = {one.name: found[one.name] for one in fields(AdapterConfig) if one.name in found}
     config = AdapterConfig(**{"base": "", **known})
-    for name in [name for name, fits in _checks(config).items() if not fits]:
+    if name := next((name for name, fits in _checks(config).items() if not fits), None):
         raise ModelError(f"{folder / 'config.json'} is damaged: {name} is {getattr(config, name)!r:.80}. {_AGAIN}")
     return config
 
@@ -156,7 +157,7 @@ def _build(adapter: Checkpoint, base: Checkpoint, scale: float, target: Path) ->
 
 
 def write_classifier(net: Any, base: Checkpoint, target: Path) -> None:
-    """Write a network and the tokenizer of its base as a checkpoint."""
+    """Write a network and the tokenizer of its base as a checkpoint, into a folder that is there."""
     with quiet():
         net.save_pretrained(target)
     for pattern in _TOKENIZER:

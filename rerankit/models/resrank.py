@@ -44,6 +44,7 @@ class ResRank(nn.Module):
         self.enter_tokens = _Entrance(config.query_dim or config.dim, width)
         self.enter_vectors = _Entrance(config.dim, width)
         self.enter_cosine = nn.Linear(1, width, bias=False)
+        self.enter_pair = nn.Linear(2 * config.dim, width, bias=False)
         self.enter_evidence = nn.Linear(4, width, bias=False) if config.words else None
         self.types = nn.Parameter(torch.randn(3, width) * 0.02)
         self.layers = nn.ModuleList(
@@ -113,7 +114,10 @@ class ResRank(nn.Module):
         parts = [
             self.enter_vectors(query[:, None]) + self.types[_QUERY],
             self.enter_tokens(tokens) + self.types[_TOKEN],
-            self.enter_vectors(passages) + self.enter_cosine(cosines) + self.types[_PASSAGE],
+            self.enter_vectors(passages)
+            + self.enter_cosine(cosines)
+            + self.enter_pair(self._pair(query[:, None], passages))
+            + self.types[_PASSAGE],
         ]
         if self.enter_evidence is not None and words is not None:
             evidence = [part for x in (cosines.squeeze(-1), words) for part in (_standard(x, mask), _gap(x, mask))]
@@ -124,6 +128,11 @@ class ResRank(nn.Module):
             states = layer(states, seen)
         normed: Tensor = self.norm(states)
         return normed
+
+    def _pair(self, query: Tensor, passages: Tensor) -> Tensor:
+        """Products and distances, dimension by dimension, ``[b, n, 2 * dim]``, brought to a size of about 1."""
+        dim = self.config.dim
+        return torch.cat([dim * query * passages, dim**0.5 * (query - passages).abs()], dim=-1)
 
     def _unit(self, vectors: Tensor, change: Tensor) -> Tensor:
         return functional.normalize(vectors + change if self.config.residual else change.float(), dim=-1)

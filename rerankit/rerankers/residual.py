@@ -23,12 +23,16 @@ from rerankit.models.pair_encoder import PairEncoder
 from rerankit.models.vector_cache import KeepsVectors
 from rerankit.rerankers.base import Reranker, RerankerOptions
 from rerankit.rerankers.cache import ScoreCache
+from rerankit.rerankers.calibration import Calibrator
 from rerankit.rerankers.call import Call, Request, Scored
 from rerankit.rerankers.compose import Fusion, Vote, charge
 from rerankit.rerankers.cross_encoder import CrossEncoder
 from rerankit.types import Hit, Passage, Ranking
 
-__all__ = ["Residual", "cross_encoder_class", "query_shown"]
+__all__ = ["CALIBRATION", "Residual", "cross_encoder_class", "query_shown"]
+
+CALIBRATION = "calibration.json"
+"""In an adapter's folder: the calibrator that holds for its usual settings."""
 
 
 def cross_encoder_class(model: object) -> type[Reranker]:
@@ -55,7 +59,8 @@ class Residual(Fusion):
         depth: how many of the base ranking's first passages are read; default that of the training.
         device, backend: as for :class:`~rerankit.rerankers.cross_encoder.CrossEncoder`; of the base ranking's models
             too.
-        dtype: of the cross-encoder.
+        dtype: of the cross-encoder: ``float32`` by default, so that its folder's calibration holds; ``auto`` for what
+            is quick here.
         vectors: where the base ranking's vectors are kept, see :class:`~rerankit.rerankers.dense.Dense`.
         max_tokens: length limit of a pair; default that of the training. Of a query longer than half of it the
             cross-encoder reads the beginning; the base ranking reads it as it always does.
@@ -79,7 +84,7 @@ class Residual(Fusion):
         depth: int | None = None,
         device: str = "auto",
         backend: str = "auto",
-        dtype: str = "auto",
+        dtype: str = "float32",
         vectors: KeepsVectors | str | Path | bool | None = None,
         max_tokens: int | None = None,
         batch_tokens: int | None = None,
@@ -105,15 +110,25 @@ class Residual(Fusion):
         self.weight, self.depth = float(config.weight), depth or config.depth
         base = _base(residual or config.residual, {"device": device, "backend": backend, "vectors": vectors})
         super().__init__([*base, self.cross], **options)
-        self._name = f"cross-encoder:{place.resolve().name}@{sha256_of(place / 'model.safetensors')[:12]}"
-        self.model = self._name if base else f"{self._name}[residual=none]"
+        digest = sha256_of(place / "model.safetensors")[:12]
+        # Not the digest of the merged weights: their last bits depend on the machine that merged them.
+        self._identity = f"{digest}:{config.scale:g}:{config.base[:12]}"
+        self.model = f"cross-encoder:{place.resolve().name}@{digest}"
         self.scale = "z-score" if base else self.cross.scale
+        if options.get("calibrator") is None and (place / CALIBRATION).is_file():
+            self._calibrator_source = self._own_calibrator(place / CALIBRATION)
 
     @property
     def fingerprint(self) -> str:
-        """Both models, the weight between them, and how many passages are read."""
-        *base, cross = self.members
-        return f"residual:{'+'.join(one.fingerprint for one in base)}:{self.weight:g}:{self.depth}:{cross.fingerprint}"
+        """The base ranking's, the adapter and its base, the weight between them, precision, and what is read."""
+        base, encoder = [one.fingerprint for one in self.members[:-1]], self.cross.encoder
+        read = f"{self.depth}:{encoder.max_tokens}:{self.cross.max_windows}:{encoder.engine.choice.dtype}"
+        return f"cross-encoder:{self._identity}:{self.weight:g}:{read}:{'+'.join(base)}"
+
+    def _own_calibrator(self, file: Path) -> Calibrator | None:
+        """The one in the adapter's folder, unless an option made other scores of it."""
+        found = Calibrator.load(file)
+        return found if found.fingerprint == self.fingerprint else None
 
     def score_lists(self, requests: Sequence[Request], call: Call) -> list[Scored]:
         """The base ranking of every list, then the logits of their first passages."""

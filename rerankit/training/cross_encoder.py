@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ from rerankit.models.batching import pad, plan
 from rerankit.models.checkpoint import Checkpoint
 from rerankit.models.layout import Entry
 from rerankit.training.compressed_losses import Lists, Term, total
-from rerankit.training.cross_encoder_data import PairReader, Pairs, Ranked, RankedSet, fingerprint_of
+from rerankit.training.cross_encoder_data import Floats, PairReader, Pairs, Ranked, RankedSet, fingerprint_of
 
-__all__ = ["METRIC", "CrossEncoderOptions", "CrossEncoderTask", "adapted", "list_ndcg"]
+__all__ = ["METRIC", "CrossEncoderOptions", "CrossEncoderTask", "adapted", "list_ndcg", "list_scores"]
 
 METRIC = "nDCG@10"
 
@@ -125,6 +125,7 @@ class CrossEncoderTask:
             raise InputError("Training needs lists of two passages, dev lists of the same kind, and a loss")
         self.lists, self.dev, self.module, self.reader = list(lists), [one for one in dev if one.lists], module, reader
         self.base, self.residual, self.terms, self.options = base, residual, tuple(terms), options
+        self.corrections: list[list[NDArray[np.float64]]] = []
         self.dtype, self.facts, self.weight = dtype, dict(facts or {}), options.weight
         self.fingerprint = self._fingerprint()
 
@@ -194,11 +195,19 @@ class CrossEncoderTask:
         """Choose ``weight`` by the dev data; returns the metrics with it."""
         self.module.eval()
         with torch.no_grad():
-            found = [self._corrections(one.lists) for one in self.dev]
+            self.corrections = [self._corrections(one.lists) for one in self.dev]
         shares = _WEIGHTS if self.residual != "none" else (1.0,)
-        metrics = {share * self.options.weight: self._measured(found, share * self.options.weight) for share in shares}
+        weights = [share * self.options.weight for share in shares]
+        metrics = {weight: self._measured(self.corrections, weight) for weight in weights}
         self.weight = max(metrics, key=lambda weight: metrics[weight][METRIC])
         return metrics[self.weight]
+
+    def scored(self) -> Iterator[tuple[NDArray[np.float64], Floats]]:
+        """Scores and grades of every dev list, in its base's order, after :meth:`tune`."""
+        scale = self.weight if self.residual != "none" else 1.0
+        for one, rows in zip(self.dev, self.corrections, strict=True):
+            for ranked, correction in zip(one.lists, rows, strict=True):
+                yield list_scores(ranked, correction, scale)[ranked.order], ranked.grades[ranked.order]
 
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors`` (adapter and head in float16, by peft's names) and ``config.json``."""
@@ -251,9 +260,11 @@ class CrossEncoderTask:
 def adapted(net: Any, options: CrossEncoderOptions, seed: int) -> Any:
     """The net with a low-rank adapter on the linear layers of its encoder; only that and the head are trained.
 
-    Dropout is off, as a low-rank update does not learn by heart.
+    Dropout is off, as a low-rank update does not learn by heart; so is fused attention, whose gradient in bfloat16 is
+    slow on processors.
     """
     peft = require("peft", extra="train", purpose="Training a low-rank adapter")
+    net.set_attn_implementation("eager")
     for part in net.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0
@@ -283,14 +294,19 @@ def _last_layers(names: Sequence[str], count: int | None) -> list[str]:
     return [name for name, number in numbers.items() if number >= first]
 
 
+def list_scores(one: Ranked, correction: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
+    """``z + logit / weight`` of every passage; what was not read counts as the lowest logit."""
+    logits = np.full(len(one.order), correction.min())
+    logits[one.order[: len(correction)]] = correction
+    return one.base + logits / weight
+
+
 def list_ndcg(lists: Sequence[Ranked], corrections: Sequence[NDArray[np.float64]], weight: float) -> float:
-    """Mean nDCG@10 of ``z + logit / weight``, what was not read counting as the lowest logit."""
+    """Mean nDCG@10 of :func:`list_scores`."""
     orders: dict[str, list[str]] = {}
     grades: dict[str, dict[str, int]] = {}
     for place, (one, correction) in enumerate(zip(lists, corrections, strict=True)):
-        logits = np.full(len(one.order), correction.min())
-        logits[one.order[: len(correction)]] = correction
-        best = one.order[np.argsort(-(one.base + logits / weight)[one.order], kind="stable")]
+        best = one.order[np.argsort(-list_scores(one, correction, weight)[one.order], kind="stable")]
         orders[str(place)] = [str(i) for i in best]
         grades[str(place)] = {str(i): max(round(g), int(g > 0)) for i, g in enumerate(one.grades.tolist())}
     return float(np.mean(list(ranking_metrics(orders, grades, [METRIC])[METRIC].values())))

@@ -22,7 +22,7 @@ from rerankit.training.sources import Tell
 from rerankit.training.teaching import taught
 from rerankit.types import Passage
 
-__all__ = ["PairReader", "Pairs", "Ranked", "RankedSet", "fingerprint_of", "ranked"]
+__all__ = ["Floats", "PairReader", "Pairs", "Ranked", "RankedSet", "fingerprint_of", "ranked"]
 
 Floats = NDArray[np.float32]
 

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import rerankit
 from rerankit.checks import check_choice, check_whole
 from rerankit.errors import InputError
@@ -17,7 +19,9 @@ from rerankit.models.adapter import RESIDUALS, classifier_net, encoder_checkpoin
 from rerankit.models.backend_torch import load_module
 from rerankit.models.checkpoint import Checkpoint, find_checkpoint
 from rerankit.models.vector_cache import open_vectors
+from rerankit.rerankers.calibration import Calibrator
 from rerankit.rerankers.cross_encoder import CrossEncoder
+from rerankit.rerankers.residual import CALIBRATION, Residual
 from rerankit.training.card import Card, Source, Table, recipe, write_card
 from rerankit.training.compressed_losses import Term, parse_losses
 from rerankit.training.cross_encoder import METRIC, CrossEncoderOptions, CrossEncoderTask, adapted
@@ -26,7 +30,7 @@ from rerankit.training.loop import fit
 from rerankit.training.sources import Tell, licence_of, source_name, train_and_dev
 from rerankit.training.task import Progress, Report, Settings
 
-__all__ = ["CrossEncoderRun", "prepared", "train_cross_encoder"]
+__all__ = ["CrossEncoderRun", "calibrate", "prepared", "train_cross_encoder"]
 
 _NEEDS_MORE = {"info_nce": "list_nce", "two_tower": "kl", "ordinal": "list_nce"}
 """Losses that a cross-encoder cannot have, and what comes nearest."""
@@ -105,6 +109,7 @@ def train_cross_encoder(
         tell("Choosing the weight of the base ranking")
         best = task.tune()
         task.save(folder)
+        tell(f"Calibration: {calibrate(folder, run, task).in_sample}")
         _write_card(run, report, task, best, folder, terms)
     return report, best
 
@@ -119,9 +124,27 @@ def prepared(run: CrossEncoderRun, folder: Path, seed: int, tell: Tell) -> tuple
     check_whole(1, max_tokens=run.max_tokens)
     cache = run.cache or folder / "cache"
     with closing(open_vectors(run.vectors)) as vectors:
-        train, dev = train_and_dev(run, embedded.embedder(), vectors, seed, tell)
+        encoder = embedded.embedder() if run.retrieve else None
+        train, dev = train_and_dev(run, encoder, vectors, seed, tell)
         sets = [RankedSet(name, ranked(part, run.residual, "none", cache, vectors, tell)) for name, part in dev.items()]
         return ranked(train, run.residual, run.teacher, cache, vectors, tell), sets
+
+
+def calibrate(folder: Path, run: CrossEncoderRun, task: CrossEncoderTask) -> Calibrator:
+    """Fit a Platt map on the scores of the dev lists and write ``calibration.json``.
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+        InputError: the scores do not rise with relevance.
+    """
+    rows = list(enumerate(task.scored()))
+    scores = np.concatenate([values for _, (values, _) in rows])
+    labels = np.concatenate([grades > 0 for _, (_, grades) in rows]).astype(float)
+    groups = [number for number, (values, _) in rows for _ in values]
+    with Residual(folder, encoder=run.base) as reranker:
+        fitted = Calibrator.fit(scores, labels, reranker=reranker, groups=groups)
+    fitted.save(folder / CALIBRATION)
+    return fitted
 
 
 def _terms(run: CrossEncoderRun) -> tuple[Term, ...]:

@@ -61,13 +61,13 @@ class ListSources(Protocol):
 
 
 def train_and_dev(
-    run: ListSources, encoder: TextEncoder, vectors: KeepsVectors, seed: int, tell: Tell
+    run: ListSources, encoder: TextEncoder | None, vectors: KeepsVectors, seed: int, tell: Tell
 ) -> tuple[list[TrainingList], dict[str, list[TrainingList]]]:
     """Lists to train on, and dev lists by name; no query is in both.
 
     Args:
         run: where they come from.
-        encoder: searches collections, where that is asked for.
+        encoder: searches collections; needed only where that is asked for.
         vectors: keeps the vectors of their passages.
         seed: of all draws.
         tell: is told what takes long, and what was left out.
@@ -79,7 +79,7 @@ def train_and_dev(
 
     def read(source: str, count: int | None, split: str) -> list[TrainingList]:
         left_out = excluded if split == "train" else frozenset[str]()
-        if run.retrieve and Path(source).is_dir():
+        if encoder is not None and run.retrieve and Path(source).is_dir():
             tell(f"Searching the corpus of {source}")
             return retrieved_lists(
                 source, encoder, vectors, depth=run.depth, count=count, split=split, exclude=left_out, first=run.first

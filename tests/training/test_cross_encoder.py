@@ -92,7 +92,7 @@ class TestCommand:
         rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
         losses = [row["loss"]["loss"] for row in rows if "loss" in row]
         assert np.mean(losses[-8:]) < 0.6 * np.mean(losses[:8])
-        assert {path.name for path in out.iterdir()} >= {"README.md", "curves.png", "config.json", "model.safetensors"}
+        assert {path.name for path in out.iterdir()} >= {"README.md", "curves.png", "config.json", "calibration.json"}
         config = json.loads((out / "config.json").read_text())
         assert config["residual"] == "lexical"
         assert config["trained"]["losses"] == ["list_nce=1@1"]
@@ -102,7 +102,10 @@ class TestCommand:
         base = measured(rerankit.load("lexical"), lists)
         with rerankit.load(f"cross-encoder:{out}[encoder={folder}]", backend="torch", device="cpu") as reranker:
             learned = measured(reranker, lists)
+            likely = reranker.rank(lists[0].query, lists[0].passages)[0].probability
         assert learned > base + 0.2
+        assert likely is not None
+        assert likely > 0.5
 
         again = CliRunner().invoke(app, [*command, "--json"])  # it has ended: nothing is trained again
         assert again.exit_code == 0, again.output
