@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup ask test setup-clients test-clients chromium demo lint format bench bench-serve bench-llm bench-quality docs clean distclean
+.PHONY: help setup ask test setup-clients test-clients chromium test-demo demo lint format bench bench-serve bench-llm bench-quality docs clean distclean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,7 +45,7 @@ ask: $(READY)  ## answer a question from the sample corpus: make ask Q="..."
 test: export HF_HUB_OFFLINE = 1
 test: export TOKENIZERS_PARALLELISM = false
 test: $(READY)  ## run the tests: make test ARGS="-k chroma"
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --ignore=tests/integration/demo $(ARGS)
 
 # Clients whose requirements clash with ours have an environment of their own; the server they talk to is ours.
 $(CLIENTS_READY): constraints-clients.txt
@@ -64,6 +64,11 @@ chromium:  ## install Chromium for the tests of the app, which are skipped witho
 	  echo "Installing Chromium" && apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || { \
 	  echo "Chromium cannot be installed from here; put a chromium into the PATH" >&2; exit 1; }
+
+test-demo: export HF_HUB_OFFLINE = 1
+test-demo: export TOKENIZERS_PARALLELISM = false
+test-demo: $(READY) chromium  ## click through the app with Chromium
+	$(BIN)/python -m pytest tests/integration/demo $(ARGS)
 
 demo: $(READY)  ## the app in the browser: make demo ARGS="--port 8000"
 	@$(BIN)/rerankit demo $(ARGS)
