@@ -35,6 +35,8 @@ def calibrate(
     with Compressed(folder, encoder=encoder, vectors=vectors, calibrator=None) as reranker:
         for number, item in enumerate(item for part in lists for item in part):
             for hit in reranker.rank(item.query, item.passages):
+                if hit.score is None:  # blank passages
+                    continue
                 scores.append(hit.score)
                 labels.append(float(item.grades[hit.prior_rank - 1] > 0))
                 groups.append(number)

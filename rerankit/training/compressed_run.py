@@ -193,7 +193,8 @@ def _write_card(
     best = reports[-1].best.metrics
     rows = [[name, size, first[f"{METRIC} {name}"], best[f"{METRIC} {name}"]] for name, size in dev.items()]
     rows.append(["mean of the sets", sum(dev.values()), first[METRIC], best[METRIC]])
-    before = "where it started" if run.start is not None else "cosine"
+    untrained = "untrained: cosine and words" if run.shape.get("words") else "cosine"
+    before = untrained if run.start is None else "where it started"
     sources = [Source(source_name(one), licence_of(one), "training") for one in run.data]
     sources += [Source(source_name(one), licence_of(one), "choice of the weights") for one in run.dev]
     shape = {
@@ -224,8 +225,9 @@ def _write_card(
 
 _SUMMARY = """
 Reorders what a vector store found from the vectors that it holds: a small transformer reads the query's tokens and one
-embedding per passage, all passages at once, and scores each by a cosine. It begins as plain cosine retrieval and learns
-what to add to it. After ResRank (arXiv:2604.22180); the architecture is rerankit's own reconstruction.
+embedding per passage, all passages at once, and scores each by a cosine; with ``words``, how well it matches the words
+of the query is added. It begins as plain retrieval and learns what to add to it. After ResRank (arXiv:2604.22180); the
+architecture is rerankit's own reconstruction.
 """
 
 _USAGE = """

@@ -176,7 +176,7 @@ def _text_id(title: str, text: str) -> str:
 
 
 def _texts(row: Mapping[str, Any], names: Sequence[str], where: str) -> list[str]:
-    value = next((row[name] for name in names if row.get(name) is not None), [])
+    value: Any = next((row[name] for name in names if row.get(name) is not None), [])
     value = [value] if isinstance(value, str) else value
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise InputError(f"{where}: {names[0]!r} is a list of texts")
