@@ -243,7 +243,7 @@ class CrossEncoderTask:
                 windows.append(counts)
             device = next(self.module.parameters()).device.type
             with torch.autocast(device, getattr(torch, self.dtype), enabled=self.dtype != "float32"):
-                logits = self.logits(entries).double().cpu().numpy()
+                logits = self.logits(entries).detach().double().cpu().numpy()
             starts = np.cumsum([0, *(count for counts in windows for count in counts)])[:-1]
             best = np.maximum.reduceat(logits, starts)
             found += np.split(best, np.cumsum([len(counts) for counts in windows])[:-1])
