@@ -3,6 +3,10 @@
 The same MiniLM-L6-shaped cross-encoder (see encoder_model.py), 50 passages of about 220 tokens, two threads. All
 contestants take turns within each round, so that other load on the machine hits them alike; medians are printed.
 Differences and Kendall tau are against torch in float32. Rows without a package that is missing say so.
+
+The last column and lines compare with the processor itself: its rate of plain matrix products, measured in the same
+rounds, and the operations that a pair cannot do without (see encoder_ceiling.py). Ratios much beyond those of the last
+lines are beyond this processor in that precision; int8 has a rate of its own, which is not measured.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import importlib.util
+import json
 import logging
 import statistics
 import tempfile
@@ -25,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
+from encoder_ceiling import flop, matmul_rate
 from encoder_model import TOPICS, examples, save_cross_encoder
 
 from rerankit.models import backends, batching
@@ -129,13 +135,20 @@ def run(model: Path, lists: list[Pairs], rounds: int, only: list[str]) -> None:
             continue
         rows[name] = load(model)
     quality = {name: compare(score, lists, reference) for name, score in rows.items()}
+    config = json.loads((model / "config.json").read_text("utf-8"))
+    work = [sum(flop(config, entry.size()) for entry in exact.entries(pairs)) for pairs in lists]
     seconds: dict[str, list[float]] = {name: [] for name in rows}
+    # The seconds that the same lists would take if the processor did nothing but multiply.
+    least: dict[str, list[float]] = {dtype: [] for dtype in ("float32", "bfloat16") if dtype in map(precision, rows)}
     for turn in range(rounds):
+        for dtype, times in least.items():
+            times.append(work[turn % len(lists)] / matmul_rate(config, dtype))
         for name, score in rows.items():
             started = time.perf_counter()
             score(lists[turn % len(lists)])
             seconds[name].append(time.perf_counter() - started)
-    report(seconds, quality, len(lists[0]))
+    report(seconds, least, quality, len(lists[0]))
+    report_ceiling(seconds, least, work, len(lists[0]))
 
 
 def describe(encoder: PairEncoder, lists: list[Pairs]) -> None:
@@ -167,14 +180,44 @@ def kendall_tau(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.mean(np.sign(a[:, None] - a)[upper] * np.sign(b[:, None] - b)[upper]))
 
 
-def report(seconds: dict[str, list[float]], quality: dict[str, tuple[float, float]], count: int) -> None:
-    base = seconds.get("sentence-transformers")
-    print(f"{'':28s} {'pairs/s':>8s} {'ratio':>6s} {'max diff':>9s} {'tau':>7s}")
+def precision(name: str) -> str | None:
+    """In which precision a row of ours multiplies, if its rate is measured."""
+    if not name.startswith("rerankit") or "int8" in name:
+        return None
+    return "bfloat16" if "bfloat16" in name else "float32"
+
+
+def report(
+    seconds: dict[str, list[float]],
+    least: dict[str, list[float]],
+    quality: dict[str, tuple[float, float]],
+    count: int,
+) -> None:
+    base = seconds.get("sentence-transformers", [])
+    print(f"{'':28s} {'pairs/s':>8s} {'ratio':>6s} {'max diff':>9s} {'tau':>7s} {'of peak':>8s}")
     for name, times in seconds.items():
-        # The ratio is the median of the rounds' ratios: each compares neighbours in time.
-        ratio = statistics.median(b / t for b, t in zip(base, times, strict=True)) if base else float("nan")
         gap, tau = quality[name]
-        print(f"{name:28s} {count / statistics.median(times):8.1f} {ratio:6.2f} {gap:9.1e} {tau:7.4f}")
+        dtype = precision(name)
+        share = f" {ratio(least[dtype], times):8.0%}" if dtype else ""
+        print(f"{name:28s} {speed(times, base, count)} {gap:9.1e} {tau:7.4f}{share}")
+
+
+def report_ceiling(seconds: dict[str, list[float]], least: dict[str, list[float]], work: list[int], count: int) -> None:
+    """How far a program could go that does nothing but the products of each pair, without padding, at the full rate."""
+    base = seconds.get("sentence-transformers", [])
+    print(f"\nA pair takes {statistics.mean(work) / count / 1e9:.2f} GFLOP at least. Matrix products alone:")
+    for dtype, times in least.items():
+        rate = statistics.median(work[turn % len(work)] / took / 1e9 for turn, took in enumerate(times))
+        print(f"{dtype:28s} {speed(times, base, count)}   at {rate:.0f} GFLOP/s")
+
+
+def speed(times: Sequence[float], base: Sequence[float], count: int) -> str:
+    return f"{count / statistics.median(times):8.1f} {ratio(base, times):6.2f}"
+
+
+def ratio(base: Sequence[float], times: Sequence[float]) -> float:
+    """The median of the rounds' ratios: each compares neighbours in time."""
+    return statistics.median(b / t for b, t in zip(base, times, strict=True)) if base else float("nan")
 
 
 if __name__ == "__main__":

@@ -68,9 +68,9 @@ def _export(checkpoint: Checkpoint, task: Task, path: Path) -> Path:
     require("onnx", extra="onnx", purpose=f"Converting {checkpoint.name!r} for onnxruntime")
     import torch
 
-    from rerankit.models.backend_torch import load_module, quiet
+    from rerankit.models.backend_torch import inference_module, quiet
 
-    module = load_module(checkpoint, task, "float32")
+    module = inference_module(checkpoint, task, "float32")
     free = {0: "batch", 1: "tokens"}
     try:
         with quiet(), torch.inference_mode():

@@ -68,7 +68,17 @@ def load(checkpoint: Checkpoint, task: Task, choice: Choice) -> TorchBackend:
     Raises:
         ModelError: the weights do not fit the architecture, or lack the classifier head that the task needs.
     """
-    return TorchBackend(load_module(checkpoint, task, choice.dtype).to(choice.device), choice.device)
+    return TorchBackend(inference_module(checkpoint, task, choice.dtype).to(choice.device), choice.device)
+
+
+def inference_module(checkpoint: Checkpoint, task: Task, dtype: str) -> Any:
+    """:func:`load_module` without what no output depends on; not for training. What back ends run and convert."""
+    module = load_module(checkpoint, task, dtype)
+    if task == "logits":
+        from rerankit.models.first_token import keep_first_token
+
+        keep_first_token(module.model)
+    return module
 
 
 def load_module(checkpoint: Checkpoint, task: Task, dtype: str) -> Any:

@@ -27,7 +27,7 @@ from rerankit.models.files import cache_folder, readable_cache_folder, sha256_of
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Raised whenever conversion changes what it writes."""
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")

@@ -30,9 +30,9 @@ def build(checkpoint: Checkpoint, task: Task, path: Path, *, int8: bool) -> Any:
     if checkpoint.is_onnx:
         module, graph = None, openvino.Core().read_model(checkpoint.weights[0])
     else:
-        from rerankit.models.backend_torch import load_module
+        from rerankit.models.backend_torch import inference_module
 
-        module = load_module(checkpoint, task, "float32")
+        module = inference_module(checkpoint, task, "float32")
         graph = _trace(checkpoint, module)
     if int8:
         _store_int8(graph)
