@@ -6,6 +6,7 @@ import difflib
 import operator
 from collections.abc import Iterable
 from numbers import Real
+from typing import TypeGuard
 
 from rerankit.errors import InputError, RerankitError
 
@@ -69,7 +70,7 @@ def is_whole(value: object) -> bool:
     return hasattr(value, "__index__") and getattr(value, "ndim", 0) == 0 and not _is_truth(value)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether it is a real number, Python's or numpy's."""
     return isinstance(value, Real) and not _is_truth(value)
 

@@ -26,6 +26,20 @@ STEPS = LISTS // BATCH
 """Steps per epoch."""
 
 
+class CrashError(Exception):
+    """Breaks a run off without a word, as a crash does."""
+
+
+def crash_at(step):
+    """The progress of a run that crashes after a step."""
+
+    def watch(moment):
+        if moment.step == step and moment.losses:
+            raise CrashError
+
+    return watch
+
+
 class Scorer(nn.Module):
     """Frozen projection, batch normalisation (buffers), dropout, a gate that starts at zero."""
 

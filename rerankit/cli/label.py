@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rerankit.cli.output import ERROR, JsonOption, emit, messages, printable, reporting, results
+from rerankit.cli.output import ERROR, JsonOption, counting, emit, messages, printable, reporting, results
 from rerankit.cli.sink import check_target, sink
 from rerankit.errors import InputError
 
@@ -80,7 +80,8 @@ def label(
                 task = source.open(against, runs or [])
             if qrels is not None:
                 check_ids({pool.query_id: [passage.id for passage in pool.passages] for pool in task.pools})
-            made = _with_bar(labeller, task.pools, out)
+            with counting("passages", sum(len(pool.passages) for pool in task.pools)) as advance:
+                made = labeller.label(task.pools, out, progress=advance)
         labels = qrels_of(read_labels(out, model=identity[0], template=identity[1]))
         if qrels is not None:
             _write_qrels(labels, qrels)
@@ -198,15 +199,6 @@ def _labeller(
 
     with ChatLM.from_spec(model, concurrency=concurrency, price=price) as lm:
         yield Labeller(lm, template, instruction=instruction, max_tokens=max_tokens, at_once=4 * concurrency)
-
-
-def _with_bar(labeller: Labeller, pools: Sequence[Pool], out: Path) -> Labelled:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("passages"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=messages(), transient=True) as bar:
-        task = bar.add_task("", total=sum(len(pool.passages) for pool in pools))
-        return labeller.label(pools, out, progress=lambda n: bar.advance(task, n))
 
 
 def _write_qrels(labels: Qrels, path: Path) -> None:

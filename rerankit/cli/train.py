@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rerankit.cli.output import JsonOption, emit, messages, printable, reporting, results
+from rerankit.cli import train_options as opt
+from rerankit.cli.output import JsonOption, counting, emit, printable, reporting, results
 from rerankit.cli.sink import check_target
 from rerankit.cli.train_compressed import compressed
 from rerankit.cli.train_cross_encoder import cross_encoder
@@ -16,8 +17,6 @@ from rerankit.cli.train_reader import reader
 from rerankit.errors import InputError
 
 if TYPE_CHECKING:
-    from rerankit.models.causal import LocalLM
-    from rerankit.training.head_examples import Example
     from rerankit.training.heads import Detection
 
 app = typer.Typer(help="Fit what rerankers use to the data at hand.", no_args_is_help=True)
@@ -47,10 +46,10 @@ def heads(
     temperature: Annotated[float, typer.Option(help="Of core: 0.1 for Llama, Phi; 0.001 for Mistral, Granite.")] = 0.1,
     max_depth: Annotated[int | None, typer.Option(min=1, help="Use no head above so many layers.")] = None,
     split: Annotated[str, typer.Option(help="Which judgements of a BEIR folder.")] = "train",
-    corpus: Annotated[Path | None, typer.Option(metavar="FILE", help="Passages, where --data holds questions.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    corpus: opt.Corpus = None,
+    device: opt.Device = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw of lists.")] = 0,
+    seed: opt.Seed = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Find the heads of a causal model that retrieve, for 'in-context:MODEL[heads=FILE.json]'.
@@ -60,31 +59,23 @@ def heads(
     with reporting(as_json):
         from rerankit.models.causal import LocalLM
         from rerankit.training.head_examples import read_examples
-        from rerankit.training.heads import save_heads
+        from rerankit.training.heads import detect_heads, save_heads
 
         if method not in ("core", "qr"):
             raise InputError(f"--method is core or qr, got {method!r}")
         check_target(out)
         examples = read_examples(data, count=queries, negatives=negatives, split=split, corpus=corpus, seed=seed)
         lm = LocalLM(model, device=device, dtype=dtype)
-        options = {"method": method, "top": top, "temperature": temperature, "max_depth": max_depth, "seed": seed}
-        found = _detected(lm, examples, options)
+        with counting("lists", len(examples)) as advance:
+            found = detect_heads(
+                lm, examples, method="core" if method == "core" else "qr", top=top, temperature=temperature,
+                max_depth=max_depth, seed=seed, progress=advance,
+            )  # fmt: skip
         save_heads(found, lm, out, data=str(data))
         if as_json:
             emit({"output": str(out), **dataclasses.asdict(found)})
         else:
             _show(found, out)
-
-
-def _detected(lm: LocalLM, examples: list[Example], options: dict[str, object]) -> Detection:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    from rerankit.training.heads import detect_heads
-
-    columns = (TextColumn("lists"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=messages(), transient=True) as bar:
-        task = bar.add_task("", total=len(examples))
-        return detect_heads(lm, examples, progress=lambda n: bar.advance(task, n), **options)  # type: ignore[arg-type]
 
 
 def _show(found: Detection, out: Path) -> None:

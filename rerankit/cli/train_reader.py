@@ -3,47 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rerankit.cli.output import JsonOption, emit, messages, printable, reporting, results
+from rerankit.cli import train_options as opt
+from rerankit.cli.output import JsonOption, emit, printable, reporting, results
+from rerankit.cli.training_progress import training_progress
 
 if TYPE_CHECKING:
-    from rerankit.rerankers.calibration_fit import Quality
-    from rerankit.training.reader_run import ReaderRun
-    from rerankit.training.task import Report, Settings
+    from rerankit.training.task import Report
 
 
 def reader(
     data: Annotated[
         list[str],
-        typer.Option(metavar="DIR|FILE", help="Test collections, or jsonl of question, context, answers; repeatable."),
+        typer.Option(metavar="DIR|FILE", help="Test collections, or jsonl of question, context, answers; repeat."),
     ],
-    dev: Annotated[list[str], typer.Option(metavar="DIR|FILE", help="The same, of other domains; repeatable.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the reader goes.")],
-    exclude: Annotated[
-        list[str] | None, typer.Option(metavar="DIR", help="Collections that must not be trained on; repeatable.")
-    ] = None,
-    corpus: Annotated[Path | None, typer.Option(metavar="FILE", help="Passages, where files hold questions.")] = None,
+    dev: Annotated[list[str], typer.Option(metavar="DIR|FILE", help="The same, of other domains; repeat.")],
+    out: opt.Out,
+    exclude: opt.Exclude = None,
+    corpus: opt.Corpus = None,
     base: Annotated[str | None, typer.Option(metavar="MODEL", help="Encoder; default the embedded MiniLM.")] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="Answerable examples per source, at most.")] = None,
-    dev_count: Annotated[int, typer.Option(min=1, help="The same of the dev data.")] = 60,
+    count: opt.Count = None,
+    dev_count: opt.DevCount = 60,
     rank: Annotated[int, typer.Option(min=1, help="Of the adapter.")] = 16,
     max_tokens: Annotated[int, typer.Option(min=1, help="Length of a window.")] = 256,
     batch: Annotated[int, typer.Option(min=1, help="Windows per step.")] = 16,
     unanswerable: Annotated[float, typer.Option(help="Unanswerable examples per answerable one.")] = 0.7,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 2,
-    learning_rate: Annotated[float, typer.Option(help="The highest.")] = 5e-4,
-    evaluate_every: Annotated[int | None, typer.Option(min=1, help="Steps; default once per epoch.")] = None,
-    patience: Annotated[int | None, typer.Option(min=1, help="Evaluations without a new best; then stop.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 (mixed), float16 (mixed, CUDA).")] = "float32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
-    fresh: Annotated[bool, typer.Option(help="Throw away the checkpoint of an earlier run.")] = False,
+    epochs: opt.Epochs = 2,
+    learning_rate: opt.LearningRate = 5e-4,
+    weight_decay: opt.WeightDecay = 0.01,
+    evaluate_every: opt.EvaluateEvery = None,
+    patience: opt.Patience = None,
+    dtype: opt.Dtype = "float32",
+    device: opt.Device = "auto",
+    seed: opt.Seed = 0,
+    resume: opt.Resume = True,
     as_json: JsonOption = False,
 ) -> None:
     """Train an extractive reader: answer spans and abstention, for SpanReader and ExtractiveGenerator.
@@ -52,31 +49,18 @@ def reader(
     """
     with reporting(as_json):
         from rerankit.training.reader import ReaderOptions
-        from rerankit.training.reader_run import ReaderRun
-        from rerankit.training.task import Settings
+        from rerankit.training.reader_run import ReaderRun, train_reader
 
-        settings = Settings(
-            epochs=epochs,
-            learning_rate=learning_rate,
-            evaluate_every=evaluate_every,
-            patience=patience,
-            checkpoint_every=evaluate_every,
-            dtype=dtype,
-            device=device,
-            seed=seed,
+        settings = opt.run_settings(
+            epochs, learning_rate, weight_decay, evaluate_every, patience, dtype=dtype, device=device, seed=seed
         )
         run = ReaderRun(
-            data,
-            dev,
-            tuple(exclude or ()),
-            corpus,
-            base,
-            count,
-            dev_count,
-            ReaderOptions(rank, 2 * rank, max_tokens, batch, unanswerable),
-            _command(),
-        )
-        report, fitted = _trained(run, settings, out, resume=not fresh)
+            data, dev=dev, corpus=corpus, count=count, dev_count=dev_count, exclude=exclude or (),
+            command=opt.command_line(), base=base,
+            options=ReaderOptions(rank, 2 * rank, max_tokens, batch, unanswerable),
+        )  # fmt: skip
+        with training_progress() as progress:
+            report, fitted = train_reader(run, settings, out, resume=resume, progress=progress)
         if as_json:
             best = dataclasses.asdict(report.best)
             emit(
@@ -84,30 +68,6 @@ def reader(
             )
         else:
             results().print(*map(printable, _lines(report, out)), sep="\n")
-
-
-def _command() -> str:
-    """This command as it was typed."""
-    return shlex.join(["rerankit", *sys.argv[1:]])
-
-
-def _trained(run: ReaderRun, settings: Settings, out: Path, *, resume: bool) -> tuple[Report, Quality]:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from rerankit.training.reader_run import train_reader
-    from rerankit.training.task import Moment
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=messages(), transient=True) as bar:
-        task = bar.add_task("preparing", total=None)
-
-        def show(moment: Moment) -> None:
-            best = f", best {moment.best.value:.3f}" if moment.best else ""
-            loss = f"loss {moment.losses['loss']:.3f}" if moment.losses else "evaluated"
-            said = f"step {moment.step} of {moment.steps}: {loss}{best}"
-            bar.update(task, completed=moment.step, total=moment.steps, description=said)
-
-        return train_reader(run, settings, out, resume=resume, progress=show)
 
 
 def _lines(report: Report, out: Path) -> list[str]:

@@ -13,9 +13,14 @@ from rerankit.cli.output import messages, printable
 if TYPE_CHECKING:
     from rerankit.training.task import Moment, Progress
 
-__all__ = ["training_progress"]
+__all__ = ["tell", "training_progress"]
 
 INTERRUPTED = 130
+
+
+def tell(text: str) -> None:
+    """A line on stderr, for the ``tell`` of a run."""
+    messages().print(printable(text), soft_wrap=True)
 
 
 @contextmanager

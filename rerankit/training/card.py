@@ -16,7 +16,14 @@ from rerankit import __version__
 from rerankit.errors import InputError
 from rerankit.training.task import Report
 
-__all__ = ["Card", "Source", "Table", "recipe", "write_card"]
+__all__ = ["DEV_FIGURES", "EMBEDDED", "LIST_SCORES", "Card", "Source", "Table", "recipe", "write_card"]
+
+EMBEDDED = "sentence-transformers/all-MiniLM-L6-v2"
+"""The embedded encoder, as the hub names it."""
+
+LIST_SCORES = "A score depends on the list it was given in: it orders that list and is not comparable between lists."
+DEV_FIGURES = "The dev figures are those that the weights were chosen by, so they flatter; measure on data of your own."
+"""Limits of every model whose weights were chosen by its dev data."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rerankit.checks import is_number
 from rerankit.errors import InputError
@@ -77,23 +78,22 @@ def graded(impressions: Sequence[Shown], source: str, position_bias: PositionBia
     return [replace(draft, weight=draft.weight / mean) for draft in drafts]
 
 
-def _drafts(seen: Shown, liked: set[str], weights: Sequence[float], source: str) -> Iterator[Draft]:
+def _drafts(seen: Shown, liked: set[str], weights: NDArray[np.float64], source: str) -> Iterator[Draft]:
     if not seen.clicked:
         yield Draft(seen.query, (), seen.where, source)
     above = dict.fromkeys(name for name in seen.ids[: max(seen.clicked, default=0)] if name not in liked)
     skipped = tuple(Judged(name, 0.0) for name in above)
     for position in sorted(seen.clicked):
         judged = (Judged(seen.ids[position], 1.0), *skipped)
-        yield Draft(seen.query, judged, seen.where, source, weights[position])
+        yield Draft(seen.query, judged, seen.where, source, float(weights[position]))
 
 
-def _weights(position_bias: PositionBias, count: int) -> Sequence[float]:
-    """What a click at each of the first ``count`` positions counts."""
+def _weights(position_bias: PositionBias, count: int) -> NDArray[np.float64]:
+    """What a click at each of the first ``count`` positions counts, ``[count]`` or longer."""
     if is_number(position_bias):
-        exponent = float(position_bias)  # type: ignore[arg-type]
-        if not 0.0 <= exponent < math.inf:
+        if not 0.0 <= position_bias < math.inf:
             raise InputError(f"The exponent of position_bias is at least 0 (no bias), got {position_bias!r}")
-        return inverse_weights(np.arange(1, count + 1, dtype=float) ** -exponent).tolist()  # type: ignore[no-any-return]
+        return inverse_weights(np.arange(1, count + 1, dtype=float) ** -float(position_bias))
     try:
         weights = inverse_weights(position_bias)
     except (TypeError, ValueError) as error:
@@ -105,7 +105,7 @@ def _weights(position_bias: PositionBias, count: int) -> Sequence[float]:
             f"position_bias holds the chances of {weights.size} positions, but position {count} was clicked; give one "
             "per position"
         )
-    return weights.tolist()  # type: ignore[no-any-return]
+    return weights
 
 
 def _shown(row: Mapping[str, Any], where: str) -> Shown:

@@ -15,19 +15,18 @@ from torch import Tensor, nn
 
 from rerankit.checks import check_whole, is_number
 from rerankit.errors import InputError
-from rerankit.evaluation.metrics import ranking_metrics
 from rerankit.models.resrank import ResRank
 from rerankit.models.resrank_files import ResRankConfig, save_resrank
 from rerankit.rerankers.compressed_inputs import Query
 from rerankit.training.checkpoint import trained
 from rerankit.training.compressed_data import Bank, Item
 from rerankit.training.compressed_encoder import TrainableEncoder
-from rerankit.training.compressed_losses import Lists, Term, total
+from rerankit.training.drawn import Drawn, padded, to_lists
+from rerankit.training.lists_ndcg import mean_ndcg, over_sets
 from rerankit.training.losses import OrdinalHead, curriculum_weight, list_difficulty, min_max
+from rerankit.training.objective import Term, total
 
 __all__ = ["CompressedModel", "CompressedOptions", "CompressedTask", "new_model"]
-
-METRIC = "nDCG@10"
 
 _EVALUATED = 16
 """Lists scored, or texts encoded times 4, in one pass of an evaluation."""
@@ -88,14 +87,6 @@ def new_model(config: ResRankConfig, encoder: TrainableEncoder | None, seed: int
         return CompressedModel(ResRank(config), encoder)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Drawn:
-    """A list of a batch: which one, and which of its passages."""
-
-    item: Item
-    places: NDArray[np.int64]
-
-
 class CompressedTask:
     """See :class:`rerankit.training.task.Task`.
 
@@ -145,35 +136,29 @@ class CompressedTask:
             digest.update(name.encode() + tensor.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def batches(self, epoch: int, generator: np.random.Generator) -> list[list[Drawn]]:
+    def batches(self, epoch: int, generator: np.random.Generator) -> list[list[Drawn[Item]]]:
         """All lists in random order, each of a random length."""
         order = generator.permutation(self.chosen).tolist()
         drawn = [_drawn(self.bank.items[i], self.options, generator) for i in order]
         size = self.options.batch
         return [drawn[start : start + size] for start in range(0, len(drawn), size)]
 
-    def loss(self, batch: Sequence[Drawn], progress: float) -> dict[str, Tensor]:
+    def loss(self, batch: Sequence[Drawn[Item]], progress: float) -> dict[str, Tensor]:
         """The weighted sum of the stage's losses, and each of them."""
         inputs = self._inputs(self.bank, [(one.item, one.places) for one in batch])
         scores, mask = self.module.ranker(*inputs), inputs[4]
         cosines = (inputs[3] * inputs[2][:, None]).sum(-1)
-        grades = _padded([one.item.grades[one.places] for one in batch], mask)
-        taught = torch.tensor([one.item.teacher is not None for one in batch], device=mask.device)
-        none = np.zeros(0, np.float32)
-        teacher = _padded([none if (t := one.item.teacher) is None else t[one.places] for one in batch], mask)
-        weights = torch.tensor([one.item.weight for one in batch], device=mask.device)
-        if self.options.curriculum:
-            hardness = list_difficulty(min_max(cosines, mask), grades, mask)
-            weights = weights * curriculum_weight(hardness, progress, self.options.curriculum)
         levels = self.module.grades(scores) if any(term.name == "ordinal" for term in self.terms) else None
-        teacher = self.options.sharpness * teacher
-        taught = mask & taught[:, None]
-        return total(self.terms, Lists(scores, cosines, grades, teacher, mask, taught, weights, levels))
+        lists = to_lists(batch, scores, cosines, mask, sharpness=self.options.sharpness, levels=levels)
+        if self.options.curriculum:
+            hardness = list_difficulty(min_max(cosines, mask), lists.grades, mask)
+            weights = lists.weights * curriculum_weight(hardness, progress, self.options.curriculum)
+            lists = replace(lists, weights=weights)
+        return total(self.terms, lists)
 
     def evaluate(self) -> dict[str, float]:
         """nDCG@10, the mean over the dev sets and of each."""
-        values = {f"{METRIC} {bank.name}": self._ndcg(bank) for bank in self.dev}
-        return {METRIC: float(np.mean(list(values.values()))), **values}
+        return over_sets({bank.name: self._ndcg(bank) for bank in self.dev})
 
     def save(self, folder: Path) -> None:
         """Write the folder that ``compressed:FOLDER`` loads."""
@@ -184,16 +169,13 @@ class CompressedTask:
 
     def _ndcg(self, bank: Bank) -> float:
         bank = self._encoded(bank)
-        orders: dict[str, list[str]] = {}
-        grades: dict[str, dict[str, int]] = {}
+        ranked = []
         for start in range(0, len(bank.items), _EVALUATED):
             part = bank.items[start : start + _EVALUATED]
             scores = self.module.ranker(*self._frozen(bank, [(item, np.arange(len(item.rows))) for item in part]))
-            for place, (item, row) in enumerate(zip(part, scores.cpu().numpy(), strict=True), start):
-                best = np.argsort(-row[: len(item.rows)], kind="stable")
-                orders[str(place)] = [str(i) for i in best]
-                grades[str(place)] = {str(i): _whole(grade) for i, grade in enumerate(item.grades.tolist())}
-        return float(np.mean(list(ranking_metrics(orders, grades, [METRIC])[METRIC].values())))
+            for item, row in zip(part, scores.cpu().numpy(), strict=True):
+                ranked.append((np.argsort(-row[: len(item.rows)], kind="stable"), item.grades))
+        return mean_ndcg(ranked)
 
     def _encoded(self, bank: Bank) -> Bank:
         """The bank with the vectors of the encoder as it is now."""
@@ -238,10 +220,10 @@ class CompressedTask:
     def _words(self, lists: Sequence[tuple[Item, NDArray[np.int64]]], mask: Tensor) -> tuple[Tensor, ...]:
         """Word matches as ``[b, n]``, if the model reads them."""
         rows = [item.words[places] for item, places in lists if item.words is not None]
-        return (_padded(rows, mask),) if self.module.ranker.config.words else ()
+        return (padded(rows, mask),) if self.module.ranker.config.words else ()
 
 
-def _drawn(item: Item, options: CompressedOptions, generator: np.random.Generator) -> Drawn:
+def _drawn(item: Item, options: CompressedOptions, generator: np.random.Generator) -> Drawn[Item]:
     """A random part of a list, in random order."""
     count = len(item.rows)
     size = min(count, int(generator.integers(options.min_passages, options.max_passages + 1)))
@@ -252,18 +234,5 @@ def _drawn(item: Item, options: CompressedOptions, generator: np.random.Generato
     return Drawn(item, generator.permutation(np.concatenate([good, others])))
 
 
-def _whole(grade: float) -> int:
-    """A grade as trec_eval wants it; one that is a little relevant stays relevant."""
-    return max(round(grade), int(grade > 0))
-
-
 def _mask(lengths: Sequence[int], device: torch.device) -> Tensor:
     return torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
-
-
-def _padded(rows: Sequence[NDArray[np.float32]], mask: Tensor) -> Tensor:
-    """Rows as ``[b, n]``, 0 where they end."""
-    result = torch.zeros(mask.shape)
-    for place, row in enumerate(rows):
-        result[place, : len(row)] = torch.from_numpy(row)
-    return result.to(mask.device)

@@ -8,48 +8,34 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import rerankit
 from rerankit.errors import InputError
 from rerankit.models import embedded
 from rerankit.models.encoder import TextEncoder
-from rerankit.models.resrank_files import ResRankConfig, load_resrank
+from rerankit.models.resrank_files import ResRankConfig, load_resrank, read_config
 from rerankit.models.vector_cache import open_vectors
 from rerankit.rerankers.compressed_inputs import CompressedInputs
-from rerankit.training.card import Card, Source, Table, recipe, write_card
-from rerankit.training.compressed import (
-    METRIC,
-    CompressedModel,
-    CompressedOptions,
-    CompressedTask,
-    new_model,
-)
+from rerankit.training.card import DEV_FIGURES, EMBEDDED, LIST_SCORES, Card, recipe, write_card
+from rerankit.training.compressed import CompressedModel, CompressedOptions, CompressedTask, new_model
 from rerankit.training.compressed_calibration import calibrate
 from rerankit.training.compressed_data import Bank, build_bank
 from rerankit.training.compressed_encoder import TrainableEncoder
-from rerankit.training.compressed_losses import Term, parse_losses, stage_terms
+from rerankit.training.compressed_losses import STAGES, stage_terms
 from rerankit.training.lists import TrainingList
+from rerankit.training.lists_ndcg import ndcg_table
 from rerankit.training.loop import fit
-from rerankit.training.sources import Tell, licence_of, source_name, train_and_dev
+from rerankit.training.objective import Term, parse_losses
+from rerankit.training.sources import ListSources, Tell, facts_of, source_rows, train_and_dev
 from rerankit.training.task import Progress, Report, Settings
 from rerankit.training.teaching import taught
 
 __all__ = ["CompressedRun", "train_compressed"]
 
 
-@dataclass(frozen=True, slots=True)
-class CompressedRun:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressedRun(ListSources):
     """What to train a ResRank-style model on, and how.
 
     Attributes:
-        data: what :func:`~rerankit.training.lists.read_lists` reads.
-        dev: the same, of other domains, to choose the best weights by; empty: a tenth of the training queries.
-        corpus: passages for files that name them by id.
-        count: most lists per source.
-        dev_count: the same of the dev data.
-        depth: first-stage passages per list of a collection.
-        retrieve: search the whole corpus of a collection with the encoder, instead of taking its recorded results.
-        first: of a larger corpus, search so many passages beside the relevant ones.
-        exclude: collections of which no question and no passage may be trained on.
         teacher: spec of the reranker to learn from; ``none`` for none.
         stages: in order: ``one``, ``two``, ``joint``.
         losses: ``[STAGE:]NAME=WEIGHT[@TEMPERATURE]``, instead of the stages' own.
@@ -58,21 +44,9 @@ class CompressedRun:
         start: a folder to go on from, instead of plain cosine.
         shape: fields of :class:`~rerankit.models.resrank_files.ResRankConfig`.
         options: how lists become batches.
-        vectors: where the encoder's vectors are kept: a file, or True for one in the user's cache folder.
-        cache: folder that keeps the teacher's scores; None for one in the run's.
-        command: that starts this run, for the card.
-        licence: of the weights, for the card.
     """
 
-    data: Sequence[str]
-    dev: Sequence[str] = ()
-    corpus: Path | None = None
-    count: int | None = None
     dev_count: int | None = 200
-    depth: int = 100
-    retrieve: bool = False
-    first: int | None = None
-    exclude: Sequence[str] = ()
     teacher: str = "default"
     stages: Sequence[str] = ("one", "two")
     losses: Sequence[str] = ()
@@ -81,10 +55,6 @@ class CompressedRun:
     start: Path | None = None
     shape: Mapping[str, Any] = field(default_factory=dict)
     options: CompressedOptions = field(default_factory=CompressedOptions)
-    vectors: Path | bool = True
-    cache: Path | None = None
-    command: str = ""
-    licence: str = "apache-2.0"
 
 
 def train_compressed(
@@ -120,7 +90,8 @@ def train_compressed(
         words = model.ranker.config.words
         banks = {name: _bank(name, part, inputs, run, words, tell) for name, part in dev.items()}
         bank = _bank("the training data", train, inputs, run, words, tell)
-    facts = _facts(run, terms, len(train), settings.seed)
+    stages = {stage: [str(term) for term in wanted] for stage, wanted in terms}
+    facts = facts_of(run, len(train), settings.seed, stages=stages, teacher=run.teacher)
     reports = []
     for place, (stage, wanted) in enumerate(terms, 1):
         last = place == len(terms)
@@ -132,7 +103,7 @@ def train_compressed(
     with closing(open_vectors(run.vectors)) as vectors:
         own = None if run.lora_rank else encoder  # one that learned along lies in the folder
         tell(f"Calibration: {calibrate(folder, dev.values(), own, vectors).in_sample}")
-    _write_card(run, reports, folder, terms, len(train), {name: len(one.items) for name, one in banks.items()})
+    _write_card(run, reports, folder, stages, len(train), {name: len(one.items) for name, one in banks.items()})
     return reports
 
 
@@ -140,7 +111,7 @@ def _terms(run: CompressedRun) -> list[tuple[str, tuple[Term, ...]]]:
     """The stages with their losses, checked before anything is read."""
     if not run.stages or len(set(run.stages)) < len(run.stages):
         raise InputError(f"Name each stage once: one, two or joint; got {list(run.stages)}")
-    asked = parse_losses(run.losses)
+    asked = parse_losses(run.losses, STAGES)
     if unused := sorted(set(asked) - {"", *run.stages}):
         raise InputError(f"There are losses for stage {unused[0]!r}, which is not among {list(run.stages)}")
     has = {"trains_encoder": bool(run.lora_rank), "has_teacher": run.teacher != "none"}
@@ -169,54 +140,38 @@ def _model(run: CompressedRun, encoder: TextEncoder, seed: int) -> CompressedMod
     return model
 
 
-def _facts(run: CompressedRun, terms: Sequence[tuple[str, Sequence[Term]]], lists: int, seed: int) -> dict[str, Any]:
-    return {
-        "data": [source_name(one) for one in run.data],
-        "dev": [source_name(one) for one in run.dev],
-        "lists": lists,
-        "stages": {stage: [str(term) for term in wanted] for stage, wanted in terms},
-        "teacher": run.teacher,
-        "seed": seed,
-        "rerankit": rerankit.__version__,
-    }
-
-
 def _write_card(
     run: CompressedRun,
     reports: Sequence[Report],
     folder: Path,
-    terms: Sequence[tuple[str, Sequence[Term]]],
+    stages: Mapping[str, Sequence[str]],
     lists: int,
     dev: Mapping[str, int],
 ) -> None:
-    first = next(row["metrics"] for row in reports[0].history if "metrics" in row)
-    best = reports[-1].best.metrics
-    rows = [[name, size, first[f"{METRIC} {name}"], best[f"{METRIC} {name}"]] for name, size in dev.items()]
-    rows.append(["mean of the sets", sum(dev.values()), first[METRIC], best[METRIC]])
-    untrained = "untrained: cosine and words" if run.shape.get("words") else "cosine"
+    words = read_config(folder).words
+    untrained = "untrained: cosine and words" if words else "cosine"
     before = untrained if run.start is None else "where it started"
-    sources = [Source(source_name(one), licence_of(one), "training") for one in run.data]
-    sources += [Source(source_name(one), licence_of(one), "choice of the weights") for one in run.dev]
+    first = next(row["metrics"] for row in reports[0].history if "metrics" in row)
     shape = {
         "lists": f"{lists:,}",
         "teacher": run.teacher,
-        **{f"stage {stage}": ", ".join(map(str, wanted)) for stage, wanted in terms},
+        **{f"stage {stage}": ", ".join(wanted) for stage, wanted in stages.items()},
         **{name.replace("_", " "): value for name, value in asdict(run.options).items()},
         "encoder": f"low-rank adapter of rank {run.lora_rank}, merged" if run.lora_rank else "as it was",
     }
-    earlier = {f"steps of stage {terms[i][0]}": f"{report.steps:,}" for i, report in enumerate(reports[:-1])}
+    earlier = zip(stages, reports[:-1], strict=False)
     command = run.command or "rerankit train compressed"
     card = Card(
         name="A ResRank-style reranker",
         summary=_SUMMARY,
         license=run.licence,
-        base_model=run.encoder or "sentence-transformers/all-MiniLM-L6-v2",
-        sources=sources,
-        recipe={**shape, **earlier, **recipe(reports[-1])},
+        base_model=run.encoder or EMBEDDED,
+        sources=source_rows(run),
+        recipe={**shape, **{f"steps of stage {one}": f"{r.steps:,}" for one, r in earlier}, **recipe(reports[-1])},
         seed=reports[-1].settings.seed,
         command=command,
-        tables=[Table(f"{METRIC} on the dev lists", ("set", "lists", before, "this model"), rows, command)],
-        limits=_LIMITS,
+        tables=[ndcg_table(dev, {before: first, "this model": reports[-1].best.metrics}, command)],
+        limits=(_OWN_VECTORS, *(_WITH_WORDS if words else _WITHOUT_WORDS), LIST_SCORES, DEV_FIGURES),
         tags=("reranking", "resrank"),
         usage=_USAGE,
     )
@@ -225,8 +180,8 @@ def _write_card(
 
 _SUMMARY = """
 Reorders what a vector store found from the vectors that it holds: a small transformer reads the query's tokens and one
-embedding per passage, all passages at once, and scores each by a cosine; with ``words``, how well it matches the words
-of the query is added. It begins as plain retrieval and learns what to add to it. After ResRank (arXiv:2604.22180); the
+embedding per passage, all passages at once, and scores each by a cosine; with ``words``, how well it matches the
+query's words is added. It begins as plain retrieval and learns what to add to it. After ResRank (arXiv:2604.22180); the
 architecture is rerankit's own reconstruction.
 """
 
@@ -236,9 +191,9 @@ import rerankit
 ranking = rerankit.load("compressed:FOLDER").rank("How deep to sow wheat?", ["Sow wheat 3 to 5 cm deep."])
 """
 
-_LIMITS = (
-    "It reads vectors of its own encoder only; others are encoded anew from the text.",
-    "What a vector does not hold, it cannot see: exact numbers, names and negations are weak points.",
-    "A score depends on the list it was given in: it orders that list and is not comparable between lists.",
-    "The dev figures are those that the weights were chosen by, so they flatter; measure on data of your own.",
+_OWN_VECTORS = "It reads vectors of its own encoder only; others are encoded anew from the text."
+_WITH_WORDS = (
+    "What neither a vector nor single words hold, it cannot see: negations and the order of words are weak points.",
+    "Most of its gain comes from the words that it reads beside the vectors.",
 )
+_WITHOUT_WORDS = ("What a vector does not hold, it cannot see: exact numbers, names and negations are weak points.",)

@@ -21,21 +21,20 @@ from torch import Tensor, nn
 
 from rerankit.checks import check_whole, is_number
 from rerankit.errors import InputError, require
-from rerankit.evaluation.metrics import ranking_metrics
 from rerankit.models.adapter import FORMAT, head_names
 from rerankit.models.backend_torch import quiet
 from rerankit.models.batching import pad, plan
 from rerankit.models.checkpoint import Checkpoint
 from rerankit.models.layout import Entry
-from rerankit.training.compressed_losses import Lists, Term, total
 from rerankit.training.cross_encoder_data import Floats, PairReader, Pairs, Ranked, RankedSet, fingerprint_of
+from rerankit.training.drawn import Drawn, padded, to_lists
+from rerankit.training.lists_ndcg import METRIC, mean_ndcg, over_sets
+from rerankit.training.objective import Term, total
 
-__all__ = ["METRIC", "CrossEncoderOptions", "CrossEncoderTask", "adapted", "list_ndcg", "list_scores"]
+__all__ = ["CrossEncoderOptions", "CrossEncoderTask", "adapted", "list_ndcg", "list_scores"]
 
-METRIC = "nDCG@10"
-
-_WEIGHTS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
-"""Shares of the training's weight that are tried on the dev data in the end; more of it is less correction."""
+_WEIGHTS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0)
+"""Shares of the training's weight that are tried on the dev data; more of it is less correction."""
 
 _TOKENS = 2048
 """Padded tokens per forward pass on a processor."""
@@ -51,6 +50,7 @@ class CrossEncoderOptions:
         rank: of the adapter's matrices; alpha is twice that.
         layers: how many of the last layers get an adapter; None for all.
         batch: lists per step.
+        lists: per epoch, drawn anew for each; None for all.
         pairs: which pairs of a list.
         weight: logits that one standard deviation of the base ranking is worth in the loss.
         depth: passages of the base ranking that are read.
@@ -67,22 +67,15 @@ class CrossEncoderOptions:
     weight: float = 1.5
     depth: int = 30
     sharpness: float = 2.0
+    lists: int | None = None
 
     def __post_init__(self) -> None:
         check_whole(1, rank=self.rank, batch=self.batch, depth=self.depth)
-        check_whole(1, or_none=True, layers=self.layers)
+        check_whole(1, or_none=True, layers=self.layers, lists=self.lists)
         for name in ("weight", "sharpness"):
             value = getattr(self, name)
             if not is_number(value) or not 0 < value < np.inf:
                 raise InputError(f"{name} must be a number above 0, got {value!r:.80}")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Drawn:
-    """A list of a batch: which one, and which of its passages."""
-
-    one: Ranked
-    places: NDArray[np.int64]
 
 
 class CrossEncoderTask:
@@ -135,39 +128,26 @@ class CrossEncoderTask:
         parts = [self.base.digest, self.residual, *map(str, self.terms), str(asdict(self.options)), *data]
         return hashlib.sha256("\0".join([*parts, str(encoder.max_tokens)]).encode()).hexdigest()[:16]
 
-    def batches(self, epoch: int, generator: np.random.Generator) -> list[list[Drawn]]:
-        """All lists in random order, some pairs of each."""
-        order = generator.permutation(len(self.lists)).tolist()
+    def batches(self, epoch: int, generator: np.random.Generator) -> list[list[Drawn[Ranked]]]:
+        """The lists of an epoch in random order, some pairs of each."""
+        order = generator.permutation(len(self.lists))[: self.options.lists].tolist()
         drawn = [Drawn(self.lists[i], self.lists[i].draw(self.options.pairs, generator)) for i in order]
         size = self.options.batch
         return [drawn[start : start + size] for start in range(0, len(drawn), size)]
 
-    def loss(self, batch: Sequence[Drawn], progress: float) -> dict[str, Tensor]:
+    def loss(self, batch: Sequence[Drawn[Ranked]], progress: float) -> dict[str, Tensor]:
         """The weighted sum of the losses, and each of them."""
         del progress
         entries: list[Entry] = []
         for drawn in batch:
-            passages = [drawn.one.item.passages[i] for i in drawn.places]
-            entries += self.reader.best(drawn.one.item.query, passages)
+            found = drawn.item.item
+            entries += self.reader.best(found.query, [found.passages[i] for i in drawn.places])
         logits = self.logits(entries)
         lengths = torch.tensor([len(drawn.places) for drawn in batch], device=logits.device)
         mask = torch.arange(int(lengths.max()), device=logits.device) < lengths[:, None]
-        base = self.options.weight * _padded([one.one.base[one.places] for one in batch], mask)
-        none = np.zeros(0, np.float32)
-        teacher = _padded([none if (t := one.one.teacher) is None else t[one.places] for one in batch], mask)
-        taught = torch.tensor([one.one.teacher is not None for one in batch], device=mask.device)
-        return total(
-            self.terms,
-            Lists(
-                scores=base.masked_scatter(mask, base[mask] + logits),
-                cosines=base,
-                grades=_padded([one.one.grades[one.places] for one in batch], mask),
-                teacher=self.options.sharpness * teacher,
-                mask=mask,
-                taught=mask & taught[:, None],
-                weights=torch.tensor([one.one.item.weight for one in batch], device=mask.device),
-            ),
-        )
+        base = self.options.weight * padded([one.item.base[one.places] for one in batch], mask)
+        scores = base.masked_scatter(mask, base[mask] + logits)
+        return total(self.terms, to_lists(batch, scores, base, mask, sharpness=self.options.sharpness))
 
     def logits(self, entries: Sequence[Entry]) -> Tensor:
         """Float32 ``[n]``; inputs of like length share a pass."""
@@ -183,8 +163,8 @@ class CrossEncoderTask:
         return torch.cat(parts)[torch.from_numpy(back).to(device)]
 
     def evaluate(self) -> dict[str, float]:
-        """nDCG@10 of base and correction, the mean over the dev sets and of each."""
-        return self._measured([self._corrections(one.lists) for one in self.dev], self.options.weight)
+        """nDCG@10 of base and correction at the best weight, the mean over the dev sets and of each."""
+        return self._best([self._corrections(one.lists) for one in self.dev])[1]
 
     def untrained(self) -> dict[str, float]:
         """The same of the base ranking alone."""
@@ -196,11 +176,8 @@ class CrossEncoderTask:
         self.module.eval()
         with torch.no_grad():
             self.corrections = [self._corrections(one.lists) for one in self.dev]
-        shares = _WEIGHTS if self.residual != "none" else (1.0,)
-        weights = [share * self.options.weight for share in shares]
-        metrics = {weight: self._measured(self.corrections, weight) for weight in weights}
-        self.weight = max(metrics, key=lambda weight: metrics[weight][METRIC])
-        return metrics[self.weight]
+        self.weight, metrics = self._best(self.corrections)
+        return metrics
 
     def scored(self) -> Iterator[tuple[NDArray[np.float64], Floats]]:
         """Scores and grades of every dev list, in its base's order, after :meth:`tune`."""
@@ -249,12 +226,17 @@ class CrossEncoderTask:
             found += np.split(best, np.cumsum([len(counts) for counts in windows])[:-1])
         return found
 
+    def _best(self, corrections: Sequence[Sequence[NDArray[np.float64]]]) -> tuple[float, dict[str, float]]:
+        """The weight of the base that does best on the dev data, and the metrics with it."""
+        shares = _WEIGHTS if self.residual != "none" else (1.0,)
+        weights = [share * self.options.weight for share in shares]
+        metrics = {weight: self._measured(corrections, weight) for weight in weights}
+        best = max(metrics, key=lambda weight: metrics[weight][METRIC])
+        return best, metrics[best]
+
     def _measured(self, corrections: Sequence[Sequence[NDArray[np.float64]]], weight: float) -> dict[str, float]:
-        values = {
-            f"{METRIC} {one.name}": list_ndcg(one.lists, rows, weight)
-            for one, rows in zip(self.dev, corrections, strict=True)
-        }
-        return {METRIC: float(np.mean(list(values.values()))), **values}
+        pairs = zip(self.dev, corrections, strict=True)
+        return over_sets({one.name: list_ndcg(one.lists, rows, weight) for one, rows in pairs})
 
 
 def adapted(net: Any, options: CrossEncoderOptions, seed: int) -> Any:
@@ -303,18 +285,6 @@ def list_scores(one: Ranked, correction: NDArray[np.float64], weight: float) -> 
 
 def list_ndcg(lists: Sequence[Ranked], corrections: Sequence[NDArray[np.float64]], weight: float) -> float:
     """Mean nDCG@10 of :func:`list_scores`."""
-    orders: dict[str, list[str]] = {}
-    grades: dict[str, dict[str, int]] = {}
-    for place, (one, correction) in enumerate(zip(lists, corrections, strict=True)):
-        best = one.order[np.argsort(-list_scores(one, correction, weight)[one.order], kind="stable")]
-        orders[str(place)] = [str(i) for i in best]
-        grades[str(place)] = {str(i): max(round(g), int(g > 0)) for i, g in enumerate(one.grades.tolist())}
-    return float(np.mean(list(ranking_metrics(orders, grades, [METRIC])[METRIC].values())))
-
-
-def _padded(rows: Sequence[NDArray[np.float32]], mask: Tensor) -> Tensor:
-    """Rows as ``[b, n]``, 0 where they end."""
-    result = torch.zeros(mask.shape)
-    for place, row in enumerate(rows):
-        result[place, : len(row)] = torch.from_numpy(row)
-    return result.to(mask.device)
+    pairs = zip(lists, corrections, strict=True)
+    ranked = [(one, list_scores(one, correction, weight)[one.order]) for one, correction in pairs]
+    return mean_ndcg((one.order[np.argsort(-scores, kind="stable")], one.grades) for one, scores in ranked)

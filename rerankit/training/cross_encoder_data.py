@@ -69,6 +69,11 @@ class Ranked:
     grades: Floats
     teacher: Floats | None
 
+    @property
+    def weight(self) -> float:
+        """Of the list."""
+        return self.item.weight
+
     def draw(self, options: Pairs, random: np.random.Generator) -> NDArray[np.int64]:
         """Places of the pairs of one step."""
         relevant = self.grades[self.order] > 0

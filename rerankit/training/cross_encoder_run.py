@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-import rerankit
 from rerankit.checks import check_choice, check_whole
 from rerankit.errors import InputError
 from rerankit.models import embedded
@@ -22,12 +21,13 @@ from rerankit.models.vector_cache import open_vectors
 from rerankit.rerankers.calibration import Calibrator
 from rerankit.rerankers.cross_encoder import CrossEncoder
 from rerankit.rerankers.residual import CALIBRATION, Residual
-from rerankit.training.card import Card, Source, Table, recipe, write_card
-from rerankit.training.compressed_losses import Term, parse_losses
-from rerankit.training.cross_encoder import METRIC, CrossEncoderOptions, CrossEncoderTask, adapted
+from rerankit.training.card import DEV_FIGURES, EMBEDDED, LIST_SCORES, Card, recipe, write_card
+from rerankit.training.cross_encoder import CrossEncoderOptions, CrossEncoderTask, adapted
 from rerankit.training.cross_encoder_data import PairReader, Ranked, RankedSet, ranked
+from rerankit.training.lists_ndcg import ndcg_table
 from rerankit.training.loop import fit
-from rerankit.training.sources import Tell, licence_of, source_name, train_and_dev
+from rerankit.training.objective import Term, parse_losses
+from rerankit.training.sources import ListSources, Tell, facts_of, source_rows, train_and_dev
 from rerankit.training.task import Progress, Report, Settings
 
 __all__ = ["CrossEncoderRun", "calibrate", "prepared", "train_cross_encoder"]
@@ -36,44 +36,25 @@ _NEEDS_MORE = {"info_nce": "list_nce", "two_tower": "kl", "ordinal": "list_nce"}
 """Losses that a cross-encoder cannot have, and what comes nearest."""
 
 
-@dataclass(frozen=True, slots=True)
-class CrossEncoderRun:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrossEncoderRun(ListSources):
     """What to train a cross-encoder on, and how.
 
     Attributes:
-        data, dev, corpus, count, dev_count, depth, retrieve, first, exclude: where lists come from, see
-            :class:`~rerankit.training.sources.ListSources`.
         base: encoder or classifier to start from, folder or hub name; None for the embedded MiniLM.
         residual: the ranking to correct; ``none``: learn to rank alone.
         teacher: spec of a reranker to learn from; ``none`` for none but the scores that lists bring.
         losses: ``NAME=WEIGHT[@TEMPERATURE]``; default ``list_nce=1``.
         options: of the cross-encoder.
         max_tokens: length limit of a pair.
-        vectors: where the encoder's vectors are kept: a file, or True for one in the user's cache folder.
-        cache: where the scores of base ranking and teacher are kept; default in the output folder.
-        command: that starts this run, for the card.
-        licence: of the weights, for the card.
     """
 
-    data: Sequence[str]
-    dev: Sequence[str] = ()
-    corpus: Path | None = None
-    count: int | None = None
-    dev_count: int | None = 60
-    depth: int = 100
-    retrieve: bool = False
-    first: int | None = None
-    exclude: Sequence[str] = ()
     base: str | None = None
     residual: str = "default"
     teacher: str = "none"
     losses: Sequence[str] = ()
     options: CrossEncoderOptions = field(default_factory=CrossEncoderOptions)
     max_tokens: int = 160
-    vectors: Path | bool = True
-    cache: Path | None = None
-    command: str = ""
-    licence: str = "apache-2.0"
 
 
 def train_cross_encoder(
@@ -100,7 +81,8 @@ def train_cross_encoder(
     tell(f"{len(train):,} lists, {', '.join(map(str, terms))}")
     module, cross = _module(base, run, settings.seed)
     with cross:
-        facts = _facts(run, terms, len(train), settings.seed)
+        more = {"losses": [str(term) for term in terms], "teacher": run.teacher, "weight": run.options.weight}
+        facts = facts_of(run, len(train), settings.seed, **more)
         task = CrossEncoderTask(
             train, dev, module, PairReader(cross), base, run.residual, terms, run.options,
             dtype=settings.dtype, facts=facts,
@@ -149,13 +131,11 @@ def calibrate(folder: Path, run: CrossEncoderRun, task: CrossEncoderTask) -> Cal
 
 def _terms(run: CrossEncoderRun) -> tuple[Term, ...]:
     """The losses, checked before anything is read."""
-    asked = parse_losses(run.losses or ("list_nce=1",), temperature=1.0)
-    if set(asked) != {""}:
-        raise InputError("A cross-encoder is trained in one stage; write a loss NAME=WEIGHT[@TEMPERATURE]")
-    for term in asked[""]:
+    terms = parse_losses(run.losses or ("list_nce=1",), temperature=1.0)[""]
+    for term in terms:
         if term.name in _NEEDS_MORE:
             raise InputError(f"The loss {term.name!r} is not for cross-encoders; take {_NEEDS_MORE[term.name]!r}")
-    return tuple(asked[""])
+    return tuple(terms)
 
 
 def _module(base: Checkpoint, run: CrossEncoderRun, seed: int) -> tuple[Any, CrossEncoder]:
@@ -172,19 +152,6 @@ def _module(base: Checkpoint, run: CrossEncoderRun, seed: int) -> tuple[Any, Cro
     return module, cross
 
 
-def _facts(run: CrossEncoderRun, terms: Sequence[Term], lists: int, seed: int) -> dict[str, Any]:
-    return {
-        "data": [source_name(one) for one in run.data],
-        "dev": [source_name(one) for one in run.dev],
-        "lists": lists,
-        "losses": [str(term) for term in terms],
-        "teacher": run.teacher,
-        "weight": run.options.weight,
-        "seed": seed,
-        "rerankit": rerankit.__version__,
-    }
-
-
 def _write_card(
     run: CrossEncoderRun,
     report: Report,
@@ -193,11 +160,7 @@ def _write_card(
     folder: Path,
     terms: Sequence[Term],
 ) -> None:
-    before = task.untrained()
-    rows = [[one.name, len(one.lists), *(m[f"{METRIC} {one.name}"] for m in (before, best))] for one in task.dev]
-    rows.append(["mean of the sets", sum(len(one.lists) for one in task.dev), before[METRIC], best[METRIC]])
-    sources = [Source(source_name(one), licence_of(one), "training") for one in run.data]
-    sources += [Source(source_name(one), licence_of(one), "choice of weights and correction") for one in run.dev]
+    sizes = {one.name: len(one.lists) for one in task.dev}
     options, command = run.options, run.command or "rerankit train cross-encoder"
     name = "given order" if run.residual == "none" else run.residual
     shape = {
@@ -213,12 +176,12 @@ def _write_card(
         name="A cross-encoder that corrects a ranking",
         summary=_SUMMARY,
         license=run.licence,
-        base_model=run.base or "sentence-transformers/all-MiniLM-L6-v2",
-        sources=sources,
+        base_model=run.base or EMBEDDED,
+        sources=source_rows(run, "choice of weights and correction"),
         recipe={**shape, **recipe(report)},
         seed=report.settings.seed,
         command=command,
-        tables=[Table(f"{METRIC} on the dev lists", ("set", "lists", name, "with this model"), rows, command)],
+        tables=[ndcg_table(sizes, {name: task.untrained(), "with this model": best}, command)],
         limits=_LIMITS,
         tags=("reranking", "cross-encoder"),
         usage=_USAGE,
@@ -240,7 +203,7 @@ ranking = rerankit.load("cross-encoder:FOLDER").rank("How deep to sow wheat?", [
 
 _LIMITS = (
     "It corrects the ranking that it was trained with; its logits alone do not order a list well.",
-    "A score depends on the list it was given in: it orders that list and is not comparable between lists.",
+    LIST_SCORES,
     "It reads the first passages of the base ranking only; what that puts far behind stays there.",
-    "The dev figures are those that the weights were chosen by, so they flatter; measure on data of your own.",
+    DEV_FIGURES,
 )

@@ -18,11 +18,12 @@ from rerankit.errors import InputError, require
 from rerankit.models.adapter import encoder_checkpoint
 from rerankit.models.backend_torch import quiet
 from rerankit.rerankers.cross_encoder import CrossEncoder
-from rerankit.training.card import Card, Source, Table, write_card
-from rerankit.training.cross_encoder import METRIC, list_ndcg
+from rerankit.training.card import DEV_FIGURES, EMBEDDED, Card, write_card
+from rerankit.training.cross_encoder import list_ndcg
 from rerankit.training.cross_encoder_data import Ranked, RankedSet
 from rerankit.training.cross_encoder_run import CrossEncoderRun, prepared
-from rerankit.training.sources import Tell, licence_of, source_name
+from rerankit.training.lists_ndcg import ndcg_table, over_sets
+from rerankit.training.sources import Tell, source_rows
 from rerankit.training.task import Settings
 from rerankit.types import Passage
 
@@ -162,8 +163,8 @@ def _measured(folder: Path, dev: Sequence[RankedSet], run: CrossEncoderRun) -> d
                 hits = sorted(cross.rank(one.item.query, first), key=lambda hit: hit.prior_rank)
                 logits.append(np.array([hit.score for hit in hits], np.float64))
             alone = [replace(one, base=np.zeros_like(one.base)) for one in part.lists]
-            values[f"{METRIC} {part.name}"] = list_ndcg(alone, logits, 1.0)
-    return {METRIC: float(np.mean(list(values.values()))), **values}
+            values[part.name] = list_ndcg(alone, logits, 1.0)
+    return over_sets(values)
 
 
 def _write_card(
@@ -177,8 +178,6 @@ def _write_card(
     metrics: dict[str, float],
 ) -> None:
     command = run.command or "rerankit train cross-encoder --trainer sentence-transformers"
-    sources = [Source(source_name(one), licence_of(one), "training") for one in run.data]
-    sources += [Source(source_name(one), licence_of(one), "choice of the weights") for one in run.dev]
     facts = {
         "trainer": "CrossEncoderTrainer of sentence-transformers",
         "loss": LOSSES[loss],
@@ -190,20 +189,19 @@ def _write_card(
         "precision": settings.dtype,
         "tokens per pair": run.max_tokens,
     }
-    rows = [[one.name, len(one.lists), metrics[f"{METRIC} {one.name}"]] for one in dev]
     card = Card(
         name="A cross-encoder",
         summary="Reads query and passage together; the logit is the score. Made by `rerankit train cross-encoder`.",
         license=run.licence,
-        base_model=run.base or "sentence-transformers/all-MiniLM-L6-v2",
-        sources=sources,
+        base_model=run.base or EMBEDDED,
+        sources=source_rows(run),
         recipe=facts,
         seed=settings.seed,
         command=command,
-        tables=[Table(f"{METRIC} on the dev lists", ("set", "lists", "this model"), rows, command)],
+        tables=[ndcg_table({one.name: len(one.lists) for one in dev}, {"this model": metrics}, command)],
         limits=(
             "Outside the domains that it was trained on it may rank worse than the ranking it starts from; measure.",
-            "The dev figures are those that the weights were chosen by, so they flatter.",
+            DEV_FIGURES,
         ),
         tags=("reranking", "cross-encoder"),
         usage='import rerankit\n\nreranker = rerankit.load("cross-encoder:FOLDER")',

@@ -185,15 +185,15 @@ def _texts(row: Mapping[str, Any], names: Sequence[str], where: str) -> list[str
 
 def _grade(value: object, where: str) -> float:
     grade = float(value) if isinstance(value, bool) else value
-    if not is_number(grade) or not 0 <= grade <= HIGHEST:  # type: ignore[operator]
+    if not is_number(grade) or not 0 <= grade <= HIGHEST:
         raise InputError(
             f"{where}: a grade is a number from 0 (not relevant) to {HIGHEST:g}, got {value!r:.40}; bring other scales "
             "to this one first"
         )
-    return float(grade)  # type: ignore[arg-type]
+    return float(grade)
 
 
 def _weight(value: object, where: str) -> float:
-    if not is_number(value) or not 0 < value < math.inf:  # type: ignore[operator]
+    if not is_number(value) or not 0 < value < math.inf:
         raise InputError(f"{where}: the weight of a list is a number above 0, got {value!r:.40}")
-    return float(value)  # type: ignore[arg-type]
+    return float(value)

@@ -60,13 +60,13 @@ def fit(
         run = _Run(task, settings, folder, device, interrupts, progress)
         run.begin(resume=resume)
         try:
-            ending = run.train()
+            ending, best = run.train()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(run.stop()) from None
         except ModelError:
             run.close()
             raise
-        return run.report(ending)
+        return run.report(ending, best)
 
 
 class _Run:
@@ -101,14 +101,14 @@ class _Run:
             self.history.begin()
         self.started = time.monotonic() - self.state.place.seconds
 
-    def train(self) -> str:
-        """Train until the end; says which one it was."""
+    def train(self) -> tuple[str, Best]:
+        """Train until the end; says which one it was, and the best evaluation."""
         while True:
             if self._evaluation_is_due():
                 self._evaluate()
-            if (ending := self._ending()) is not None:
+            if (end := self._end()) is not None:
                 self.state.save(self.checkpoint)
-                return ending
+                return end
             with self._whole():
                 parts = self._step()
             self._tell(losses=parts)
@@ -137,11 +137,10 @@ class _Run:
             write_weights(self.folder / "model.safetensors", self.state.best_weights)
         write_curves(self.history.rows, best, self.folder / "curves.png")
 
-    def report(self, ending: str) -> Report:
+    def report(self, ending: str, best: Best) -> Report:
         """End the run."""
         self.close()
         place = self.state.place
-        assert place.best is not None  # noqa: S101 - there was an evaluation before the first step
         return Report(
             folder=self.folder,
             settings=self.settings,
@@ -149,16 +148,19 @@ class _Run:
             parameters=sum(p.numel() for p in self.state.parameters.values()),
             device=str(self.device),
             history=tuple(self.history.rows),
-            best=place.best,
+            best=best,
             seconds=place.seconds,
             ending=ending,
         )
 
-    def _ending(self) -> str | None:
-        if self.state.place.epoch == self.settings.epochs:
-            return "finished"
-        patience = self.settings.patience
-        return "patience" if patience is not None and self.state.place.waited >= patience else None
+    def _end(self) -> tuple[str, Best] | None:
+        """Why the run is over, and its best evaluation; None while it goes on."""
+        place, patience = self.state.place, self.settings.patience
+        if place.best is None:  # the first evaluation comes before all else
+            return None
+        if place.epoch == self.settings.epochs:
+            return "finished", place.best
+        return ("patience", place.best) if patience is not None and place.waited >= patience else None
 
     # A step
 
@@ -198,7 +200,7 @@ class _Run:
         """Go down the gradient; returns its norm before clipping."""
         optimizer, scaler = self.state.optimizer, self.state.scaler
         optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(scaler.scale(loss))
         scaler.unscale_(optimizer)
         norm = float(nn.utils.clip_grad_norm_(self.state.parameters.values(), self.settings.clip))
         if not math.isfinite(norm) and not scaler.is_enabled():  # the scaler skips such a step and scales less
@@ -250,7 +252,7 @@ class _Run:
 
     def _evaluation_is_due(self) -> bool:
         place = self.state.place
-        regular = place.step == 0 or self._ending() is not None or self._is_every(self.settings.evaluate_every)
+        regular = place.step == 0 or self._end() is not None or self._is_every(self.settings.evaluate_every)
         return regular and place.evaluated != place.step
 
     def _is_every(self, steps: int | None) -> bool:

@@ -49,7 +49,7 @@ class RandomState:
         version, internal, gauss = self.numbers["python"]
         random.setstate((version, tuple(internal), gauss))
         name, keys, *rest = self.numbers["numpy"]
-        np.random.set_state((name, np.asarray(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+        np.random.set_state((name, np.asarray(keys, dtype=np.uint32), *rest))  # noqa: NPY002 - as above
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def kept_random(device: torch.device, seed: int | None = None) -> Iterator[None]
         if seed is not None:
             torch.manual_seed(seed)
             random.seed(seed)
-            np.random.seed(seed % 2**32)  # noqa: NPY002
+            np.random.seed(seed % 2**32)  # noqa: NPY002 - as above
         yield
     finally:
         before.restore(device)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,46 +13,33 @@ from rerankit.checks import check_whole
 from rerankit.errors import InputError
 from rerankit.models import embedded
 from rerankit.models.checkpoint import Checkpoint, find_checkpoint
-from rerankit.rerankers.calibration_fit import Quality, Sigmoid, checked, fit_map, quality
-from rerankit.training.card import Card, Source, Table, recipe, write_card
+from rerankit.rerankers.calibration_fit import Quality, checked, fit_map, quality
+from rerankit.training.card import EMBEDDED, Card, Table, recipe, write_card
 from rerankit.training.checkpoint import write_atomically
 from rerankit.training.loop import fit
 from rerankit.training.reader import ReaderOptions, ReaderTask
 from rerankit.training.reader_dev import DevSet, dev_set, read_all
 from rerankit.training.reader_examples import ReaderExample, read_examples, texts_of
 from rerankit.training.reader_negatives import Swapper, hard_negatives
+from rerankit.training.sources import Sources, source_name, source_rows
 from rerankit.training.task import Progress, Report, Settings
 
 __all__ = ["ReaderRun", "calibrate", "train_reader"]
 
 
-@dataclass(frozen=True, slots=True)
-class ReaderRun:
-    """What to train a reader on.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReaderRun(Sources):
+    """What to train a reader on: what :func:`~rerankit.training.reader_examples.read_examples` reads.
+
+    The dev data, which it cannot do without, serves its calibration too.
 
     Attributes:
-        data: test collections or jsonl files, see :func:`~rerankit.training.reader_examples.read_examples`.
-        dev: the same, to choose the best weights by, and to calibrate on.
-        exclude: test collections of which no question and no passage may be trained on.
-        corpus: passages for files of questions.
         base: the encoder; default the embedded MiniLM.
-        count: most answerable examples per source.
-        dev_count: of the dev data.
         options: of the reader.
-        command: that starts this run, for the card.
-        licence: of the weights, for the card.
     """
 
-    data: Sequence[str]
-    dev: Sequence[str]
-    exclude: Sequence[str] = ()
-    corpus: Path | None = None
     base: str | None = None
-    count: int | None = None
-    dev_count: int = 60
     options: ReaderOptions = field(default_factory=ReaderOptions)
-    command: str = ""
-    licence: str = "apache-2.0"
 
 
 def train_reader(
@@ -97,11 +83,9 @@ def calibrate(task: ReaderTask, folder: Path) -> Quality:
         found = read_all(examples, task.frame, lambda windows: task.logits(windows).cpu().numpy())
     scores, right = checked([one.score for one in found], [float(bool(one.spans)) for one in examples], 0.5)
     fitted = fit_map("platt", scores, right)
-    assert isinstance(fitted, Sigmoid)  # noqa: S101 - what platt gives
     result = quality(np.asarray(fitted(scores)), right)
     facts = {
-        "slope": fitted.slope,
-        "intercept": fitted.intercept,
+        **asdict(fitted),  # slope and intercept
         "fitted_on": ", ".join(f"{one.name} ({len(one.examples)} passages)" for one in task.dev),
         "brier": result.brier,
         "ece": result.ece,
@@ -125,7 +109,7 @@ def _task(
 
 def _dev_set(source: str, run: ReaderRun, seed: int) -> DevSet:
     examples = read_examples(source, corpus=run.corpus, split="test", count=run.dev_count, seed=seed)
-    return dev_set(_name(source), examples)
+    return dev_set(source_name(source), examples)
 
 
 def _encoder(base: str | None) -> Checkpoint:
@@ -136,16 +120,8 @@ def _encoder(base: str | None) -> Checkpoint:
     return found
 
 
-def _name(source: str) -> str:
-    return Path(source).name.partition(".")[0]
-
-
 def _write_card(run: ReaderRun, report: Report, fitted: Quality, folder: Path, sizes: Sequence[int]) -> None:
-    sources = [
-        Source(_name(one), _licence(one), "training", f"{n:,} answerable examples")
-        for one, n in zip(run.data, sizes, strict=True)
-    ]
-    sources += [Source(_name(one), _licence(one), "choice of the weights, calibration") for one in run.dev]
+    counts = [f"{size:,} answerable examples" for size in sizes]
     options, command = run.options, run.command or "rerankit train reader"
     shape = {
         "adapter": f"LoRA of rank {options.rank}, alpha {options.alpha}, on every linear layer",
@@ -154,15 +130,15 @@ def _write_card(run: ReaderRun, report: Report, fitted: Quality, folder: Path, s
         "changed word in the question, the others with a near passage",
     }
     best = report.best.metrics
-    names = [_name(one) for one in run.dev]
+    names = [source_name(one) for one in run.dev]
     rows = [[name, *(best.get(f"{kind} {name}", "") for kind in ("exact", "f1", "area"))] for name in names]
     title = f"Best span and answerability on {run.dev_count} dev questions per set, as the run measures them"
     card = Card(
         name="An extractive reader",
         summary=_SUMMARY,
         license=run.licence,
-        base_model=run.base or "sentence-transformers/all-MiniLM-L6-v2",
-        sources=sources,
+        base_model=run.base or EMBEDDED,
+        sources=source_rows(run, "choice of the weights, calibration", counts),
         recipe={**shape, **recipe(report), "calibration": f"Platt, expected calibration error {fitted.ece:.3f}"},
         seed=report.settings.seed,
         command=command,
@@ -173,13 +149,6 @@ def _write_card(run: ReaderRun, report: Report, fitted: Quality, folder: Path, s
         usage=_USAGE,
     )
     write_card(folder, card)
-
-
-def _licence(source: str) -> str:
-    """What the collection's own README says in a line ``Licence: ...``."""
-    readme = Path(source).expanduser() / "README.md"
-    found = re.search(r"(?m)^Licen[cs]e: *(.+)$", readme.read_text("utf-8")) if readme.is_file() else None
-    return found[1].strip() if found else "not stated"
 
 
 _SUMMARY = """

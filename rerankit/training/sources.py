@@ -4,60 +4,68 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
+import rerankit
 from rerankit.models.encoder import TextEncoder
 from rerankit.models.vector_cache import KeepsVectors
+from rerankit.training.card import Source
 from rerankit.training.lists import TrainingList, read_lists, split_lists
 from rerankit.training.lists_files import query_key
 from rerankit.training.reader_examples import normalised, texts_of
 from rerankit.training.retrieved import retrieved_lists
 
-__all__ = ["ListSources", "Tell", "licence_of", "source_name", "train_and_dev"]
+__all__ = ["ListSources", "Sources", "Tell", "facts_of", "source_name", "source_rows", "train_and_dev"]
 
 Tell = Callable[[str], None]
 
 
-class ListSources(Protocol):
-    """The part of a run's settings that says where lists come from."""
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What a run reads, and what the card of its model says about it.
 
-    @property
-    def data(self) -> Sequence[str]:
-        """What :func:`~rerankit.training.lists.read_lists` reads."""
+    Attributes:
+        data: to train on: test collections or files.
+        dev: the same, of other domains, to choose the best weights by.
+        corpus: passages for files that name them by id.
+        count: most lists (of a reader: answerable examples) per source.
+        dev_count: the same of the dev data.
+        exclude: collections of which no question and no passage may be trained on.
+        command: that starts this run.
+        licence: of the weights.
+    """
 
-    @property
-    def dev(self) -> Sequence[str]:
-        """The same, to choose the best weights by; empty: a tenth of the training queries."""
+    data: Sequence[str]
+    _: KW_ONLY
+    dev: Sequence[str] = ()
+    corpus: Path | None = None
+    count: int | None = None
+    dev_count: int | None = 60
+    exclude: Sequence[str] = ()
+    command: str = ""
+    licence: str = "apache-2.0"
 
-    @property
-    def corpus(self) -> Path | None:
-        """Passages for files that name them by id."""
 
-    @property
-    def count(self) -> int | None:
-        """Most lists per source."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListSources(Sources):
+    """Sources of lists, see :func:`~rerankit.training.lists.read_lists`; without ``dev`` a tenth of the queries is dev.
 
-    @property
-    def dev_count(self) -> int | None:
-        """The same of the dev data."""
+    Attributes:
+        depth: first-stage passages per list of a collection.
+        retrieve: search the whole corpus of a collection with the encoder, instead of taking its recorded results.
+        first: of a larger corpus, search so many passages beside the relevant ones.
+        vectors: where the encoder's vectors are kept: a file, or True for one in the user's cache folder.
+        cache: folder that keeps scores of a teacher or base ranking; None for one in the run's.
+    """
 
-    @property
-    def depth(self) -> int:
-        """First-stage passages per list of a collection."""
-
-    @property
-    def retrieve(self) -> bool:
-        """Search the whole corpus of a collection, instead of taking its recorded results."""
-
-    @property
-    def first(self) -> int | None:
-        """Of a larger corpus, search so many passages beside the relevant ones."""
-
-    @property
-    def exclude(self) -> Sequence[str]:
-        """Collections of which no question and no passage may be trained on."""
+    depth: int = 100
+    retrieve: bool = False
+    first: int | None = None
+    vectors: Path | bool = True
+    cache: Path | None = None
 
 
 def train_and_dev(
@@ -126,7 +134,32 @@ def source_name(source: str, taken: Mapping[str, object] | None = None) -> str:
     return name if name not in (taken or {}) else f"{name}-{len(taken or {}) + 1}"
 
 
-def licence_of(source: str) -> str:
+def facts_of(run: Sources, lists: int, seed: int, **more: object) -> dict[str, Any]:
+    """What the configuration of a trained model says about its training."""
+    return {
+        "data": [source_name(one) for one in run.data],
+        "dev": [source_name(one) for one in run.dev],
+        "lists": lists,
+        **more,
+        "seed": seed,
+        "rerankit": rerankit.__version__,
+    }
+
+
+def source_rows(run: Sources, chosen: str = "choice of the weights", sizes: Sequence[str] = ()) -> list[Source]:
+    """The sources as the card lists them.
+
+    Args:
+        run: that read them.
+        chosen: what the dev data served for.
+        sizes: of the training data, one per source; may be left out.
+    """
+    uses = [(one, "training", size) for one, size in zip_longest(run.data, sizes, fillvalue="")]
+    uses += [(one, chosen, "") for one in run.dev]
+    return [Source(source_name(one), _licence(one), use, size) for one, use, size in uses]
+
+
+def _licence(source: str) -> str:
     """What the collection's own README says in a line ``Licence: ...``."""
     readme = Path(source).expanduser() / "README.md"
     found = re.search(r"(?m)^Licen[cs]e: *(.+)$", readme.read_text("utf-8")) if readme.is_file() else None

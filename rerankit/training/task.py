@@ -120,7 +120,7 @@ class Settings:
 def _check_range(
     name: str, value: object, *, above: float = -math.inf, least: float = -math.inf, below: float = math.inf
 ) -> None:
-    if not is_number(value) or not (above < float(value) < below and float(value) >= least):  # type: ignore[arg-type]
+    if not is_number(value) or not (above < float(value) < below and float(value) >= least):
         low = f"above {above:g}" if above > -math.inf else f"of at least {least:g}"
         high = f" and below {below:g}" if below < math.inf else ""
         raise InputError(f"{name} must be a finite number {low}{high}, got {value!r:.80}")

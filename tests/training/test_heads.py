@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from needle_model import INDUCTION, needle_list, save_needle_model
+from toy_lists import jsonl
 from typer.testing import CliRunner
 
 from rerankit import InputError, ModelError
@@ -187,9 +188,8 @@ def test_examples_that_say_nothing_are_refused_or_left_out(tmp_path):
 
 
 def test_examples_from_a_file(tmp_path):
-    path = tmp_path / "lists.jsonl"
     rows = [{"query": f"q{i}", "positive": f"right {i}", "negatives": ["a", "b", "c"]} for i in range(9)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = jsonl(tmp_path / "lists.jsonl", *rows)
     found = read_examples(path, count=5, negatives=2, seed=1)
     assert len(found) == 5
     for one in found:
@@ -213,13 +213,12 @@ def test_a_file_without_negatives_is_refused(tmp_path):
 
 
 def test_the_command(lm, tmp_path):
-    data, out = tmp_path / "lists.jsonl", tmp_path / "heads.json"
     rows = [
         {"query": e.query, "positive": e.passages[e.relevant],
          "negatives": [text for i, text in enumerate(e.passages) if i != e.relevant]}
         for e in examples(8)
     ]  # fmt: skip
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data, out = jsonl(tmp_path / "lists.jsonl", *rows), tmp_path / "heads.json"
     folder = str(lm.loaded.checkpoint.folder)
     arguments = ["train", "heads", folder, "--data", str(data), "--out", str(out), "--top", "2", "--dtype", "float32"]
     shown = CliRunner().invoke(app, arguments)

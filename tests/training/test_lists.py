@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toy_lists import jsonl
 
 from rerankit.errors import InputError, StoreError
 from rerankit.evaluation.feedback import FeedbackLog
@@ -27,11 +27,6 @@ TEXTS = {name: f"What passage {name} says." for name in "abcdef"}
 @pytest.fixture
 def corpus(tmp_path):
     return jsonl(tmp_path / "corpus.jsonl", *({"_id": name, "text": text} for name, text in TEXTS.items()))
-
-
-def jsonl(path, *rows):
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return path
 
 
 def graded_ids(item):

@@ -20,7 +20,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
-from toy_training import STEPS, ToyTask, same_bits, weights, without_time
+from toy_training import STEPS, CrashError, ToyTask, crash_at, same_bits, weights, without_time
 
 from rerankit.errors import InputError, ModelError
 from rerankit.training.curves import write_curves
@@ -30,27 +30,6 @@ from rerankit.training.task import Best, Settings
 
 PLAN = {"epochs": 4, "learning_rate": 0.02, "evaluate_every": 4, "checkpoint_every": 5, "device": "cpu", "seed": 3}
 SETTINGS = Settings(**PLAN)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Enough for models of this size, and the same in every process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-class CrashError(Exception):
-    """Breaks a run off without a word, as a crash does."""
-
-
-def crash_at(step):
-    def watch(moment):
-        if moment.step == step and moment.losses:
-            raise CrashError
-
-    return watch
 
 
 def unbroken(folder, **changes):

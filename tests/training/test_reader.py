@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gzip
 import json
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import WORDS, save_embedder
+from toy_lists import collection, jsonl
 from typer.testing import CliRunner
 
 from rerankit.cli.app import app
@@ -25,14 +25,6 @@ from rerankit.training.task import Settings
 THINGS = ("maize", "rust", "cow", "seed", "soil")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Words:
     """A tiny embedder that knows which words are alike by their last letters."""
 
@@ -44,19 +36,6 @@ class Words:
             random = np.random.default_rng(sum(map(ord, text)))
             rows.append(random.normal(size=self.dim))
         return np.asarray(rows, np.float32)
-
-
-def collection(folder, passages, rows):
-    folder.mkdir()
-    with gzip.open(folder / "corpus.jsonl.gz", "wt") as file:
-        file.writelines(
-            json.dumps({"id": f"p{i}", "title": "", "text": text}) + "\n" for i, text in enumerate(passages)
-        )
-    questions = [{"id": f"q{i}", "text": q, "answers": answers} for i, (q, answers, _) in enumerate(rows)]
-    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
-    lines = [f"q{i}\tp{place}\t1\n" for i, (_, _, place) in enumerate(rows)]
-    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
-    return folder
 
 
 def deep(thing, place):
@@ -135,13 +114,9 @@ def test_the_draw_prefers_marked_answers_and_repeats(tmp_path):
 
 
 def test_jsonl_of_ones_own(tmp_path):
-    file = tmp_path / "own.jsonl"
-    rows = [
-        {"question": "how deep", "context": "Sow 3 cm deep, or 3 cm.", "answers": ["3 cm"], "title": "Wheat"},
-        {"question": "how wide", "context": "Sow 3 cm deep.", "answers": []},
-    ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = read_examples(file)
+    marked = {"question": "how deep", "context": "Sow 3 cm deep, or 3 cm.", "answers": ["3 cm"], "title": "Wheat"}
+    without = {"question": "how wide", "context": "Sow 3 cm deep.", "answers": []}
+    found = read_examples(jsonl(tmp_path / "own.jsonl", marked, without))
     assert found[0].spans == ((4, 8), (18, 22))
     assert found[0].title == "Wheat"
     assert found[1].spans == ()
@@ -157,10 +132,8 @@ def test_jsonl_of_ones_own(tmp_path):
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, row, message):
-    file = tmp_path / "own.jsonl"
-    file.write_text(json.dumps(row))
     with pytest.raises(InputError, match=message) as error:
-        read_examples(file)
+        read_examples(jsonl(tmp_path / "own.jsonl", row))
     assert "line 1" in str(error.value)
 
 
@@ -286,25 +259,13 @@ def test_options_are_checked():
 def test_the_command_trains_calibrates_and_writes_a_card(source, base, tmp_path):
     out = tmp_path / "out"
     arguments = ["train", "reader", "--data", str(source), "--dev", str(source), "--base", str(base), "-o", str(out)]
-    options = [
-        "--max-tokens",
-        "112",
-        "--rank",
-        "8",
-        "--epochs",
-        "8",
-        "--learning-rate",
-        "0.01",
-        "--batch",
-        "8",
-        "--json",
-    ]
+    options = ["--max-tokens", "112", "--rank", "8", "--epochs", "8", "--lr", "0.01", "--batch", "8", "--json"]
     result = CliRunner().invoke(app, [*arguments, *options])
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["best"]["metrics"]["f1"] >= 0.0
-    assert {"model.safetensors", "config.json", "calibration.json", "README.md"} <= {
-        path.name for path in out.iterdir()
-    }
+    assert "step 0: reader " in result.stderr
+    names = {path.name for path in out.iterdir()}
+    assert {"model.safetensors", "config.json", "calibration.json", "README.md"} <= names
     card = (out / "README.md").read_text()
     assert "## Training" in card
     assert "LoRA of rank 8" in card

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import random
+from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny_models import WORDS, save_embedder
+from tiny_models import save_embedder
+from toy_lists import toy_lists
 from typer.testing import CliRunner
 
 import rerankit
@@ -19,13 +21,15 @@ from rerankit.models.resrank_files import ResRankConfig, load_resrank, read_conf
 from rerankit.models.vector_cache import VectorCache
 from rerankit.rerankers.compressed_inputs import CompressedInputs
 from rerankit.rerankers.dense import Dense
+from rerankit.training.card import DEV_FIGURES, LIST_SCORES
 from rerankit.training.compressed import CompressedModel, CompressedOptions, CompressedTask, new_model
 from rerankit.training.compressed_data import build_bank
 from rerankit.training.compressed_encoder import TrainableEncoder
-from rerankit.training.compressed_losses import LOSSES, Term, parse_losses, stage_terms
-from rerankit.training.compressed_run import CompressedRun, train_compressed
+from rerankit.training.compressed_losses import STAGES, stage_terms
+from rerankit.training.compressed_run import _OWN_VECTORS, _SUMMARY, _WITH_WORDS, CompressedRun, train_compressed
 from rerankit.training.lists import TrainingList, write_lists
 from rerankit.training.loop import fit
+from rerankit.training.objective import LOSSES, Term, parse_losses
 from rerankit.training.task import Settings
 from rerankit.types import Passage
 
@@ -35,22 +39,6 @@ SHAPE = {"width": 16, "layers": 1, "heads": 2}
 OPTIONS = CompressedOptions(batch=8, max_passages=8, min_passages=4)
 
 
-def toy_lists(count, seed, teacher=False):
-    """Whatever the query, passages about rust are right: a thing that vectors hold and cosines do not show."""
-    draw = random.Random(seed)
-    lists = []
-    for number in range(count):
-        texts = {" ".join(draw.choices([word for word in WORDS if word != "rust"], k=4)) for _ in range(8)}
-        texts = sorted(texts)
-        texts[:2] = [f"rust {text} rust" for text in texts[:2]]
-        draw.shuffle(texts)
-        grades = tuple(float(text.startswith("rust")) for text in texts)
-        passages = tuple(Passage(f"{number}-{i}", text) for i, text in enumerate(texts))
-        query = f"{number} {draw.choice(WORDS)} {draw.choice(WORDS)}"
-        lists.append(TrainingList(query, passages, grades, grades if teacher else None))
-    return lists
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return save_embedder(tmp_path_factory.mktemp("models") / "tiny")
@@ -58,12 +46,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encoder(folder):
-    with_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    encoder = TextEncoder(folder, device="cpu", dtype="float32", backend="torch")
-    yield encoder
-    encoder.close()
-    torch.set_num_threads(with_threads)
+    with closing(TextEncoder(folder, device="cpu", dtype="float32", backend="torch")) as encoder:
+        yield encoder
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +118,13 @@ class TestCommand:
         result = CliRunner().invoke(app, [*command, "--encoder", str(folder), "--teacher", "none", *options])
         assert result.exit_code != 0
         assert message in " ".join(result.output.split())
+
+
+def test_the_shipped_card_says_what_the_code_says():
+    readme = Path(rerankit.__file__).parent / "weights" / "compressed" / "README.md"
+    shipped = " ".join(readme.read_text("utf-8").split())
+    for text in (_SUMMARY, _OWN_VECTORS, *_WITH_WORDS, LIST_SCORES, DEV_FIGURES):
+        assert " ".join(text.split()) in shipped
 
 
 def ndcg(reranker, item):
@@ -272,13 +263,13 @@ def test_the_same_seed_gives_the_same_weights(tmp_path, encoder, inputs):
 
 
 def test_losses_are_written_in_one_line():
-    assert parse_losses(["kl=2", "two:rank_net=.5@.2"]) == {
+    assert parse_losses(["kl=2", "two:rank_net=.5@.2"], STAGES) == {
         "": [Term("kl", 2.0, 0.05)],
         "two": [Term("rank_net", 0.5, 0.2)],
     }
     for wrong in ("kl", "kl=", "kl=0", "kl=-1", "kl=x", "kl=1@", "kl=1@0", "kl=inf"):
         with pytest.raises(InputError, match="loss"):
-            parse_losses([wrong])
+            parse_losses([wrong], STAGES)
     own = stage_terms("joint", {}, trains_encoder=False, has_teacher=False)
     assert [str(term) for term in own] == ["rank_net=2@0.1"]
 

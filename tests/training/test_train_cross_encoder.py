@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import random
 
 import numpy as np
 import pytest
 import torch
 from tiny_models import WORDS, save_cross_encoder, save_embedder
+from toy_lists import collection, toy_lists
+from toy_training import CrashError, crash_at
 from typer.testing import CliRunner
 
 import rerankit
@@ -16,12 +17,12 @@ from rerankit.cli.app import app
 from rerankit.errors import InputError
 from rerankit.models.checkpoint import find_checkpoint
 from rerankit.rerankers.cross_encoder import CrossEncoder
-from rerankit.training.compressed_losses import Term
 from rerankit.training.cross_encoder import CrossEncoderOptions, CrossEncoderTask, adapted, list_ndcg
 from rerankit.training.cross_encoder_data import PairReader, Pairs, Ranked, RankedSet
 from rerankit.training.cross_encoder_run import CrossEncoderRun, _module, train_cross_encoder
 from rerankit.training.lists import TrainingList, write_lists
 from rerankit.training.loop import fit
+from rerankit.training.objective import Term
 from rerankit.training.sources import train_and_dev
 from rerankit.training.task import Settings
 from rerankit.types import Passage
@@ -33,32 +34,9 @@ pytest.importorskip("ir_measures")
 LIST_NCE = (Term("list_nce", 1.0, 1.0),)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return save_embedder(tmp_path_factory.mktemp("models") / "tiny")
-
-
-def toy_lists(count, seed):
-    """Whatever the query, passages about rust are right, which no ranking by words can know."""
-    draw = random.Random(seed)
-    lists = []
-    for number in range(count):
-        texts = [" ".join(draw.choices([word for word in WORDS if word != "rust"], k=4)) for _ in range(8)]
-        texts = sorted(set(texts))
-        texts[:2] = [f"rust {text} rust" for text in texts[:2]]
-        draw.shuffle(texts)
-        grades = tuple(float(text.startswith("rust")) for text in texts)
-        passages = tuple(Passage(f"{number}-{i}", text) for i, text in enumerate(texts))
-        lists.append(TrainingList(f"{number} {draw.choice(WORDS)} {draw.choice(WORDS)}", passages, grades))
-    return lists
 
 
 def measured(reranker, lists):
@@ -265,14 +243,9 @@ class TestTask:
 
     def test_broken_off_it_ends_as_unbroken(self, build, tmp_path):
         settings = Settings(epochs=2, learning_rate=1e-2, device="cpu", checkpoint_every=1)
-
-        def stop(moment):
-            if moment.step == 3 and moment.losses:
-                raise KeyboardInterrupt
-
         whole = fit(build(), settings, tmp_path / "whole")
-        with pytest.raises(KeyboardInterrupt):
-            fit(build(), settings, tmp_path / "broken", progress=stop)
+        with pytest.raises(CrashError):
+            fit(build(), settings, tmp_path / "broken", progress=crash_at(3))
         broken = fit(build(), settings, tmp_path / "broken")
         assert broken.best == whole.best
         same = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken")]
@@ -289,8 +262,6 @@ class TestTask:
 
 
 def test_what_must_not_be_trained_on_is_left_out_of_files_too(tmp_path):
-    from test_reader import collection
-
     lists = toy_lists(12, 0)
     write_lists(lists, tmp_path / "data.jsonl")
     secret = lists[0].passages[0].text

@@ -14,7 +14,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
-from toy_training import ToyTask, same_bits, weights
+from toy_training import CrashError, ToyTask, crash_at, same_bits, weights
 
 from rerankit.errors import InputError, ModelError
 from rerankit.training.checkpoint import read_checkpoint, write_atomically, write_checkpoint
@@ -42,20 +42,11 @@ def written(tmp_path_factory):
     return path.read_bytes()
 
 
-class BrokenOffError(Exception):
-    """Ends a run where a test wants it."""
-
-
 @pytest.fixture
 def folder(tmp_path):
     """A run that was broken off in its second epoch."""
-
-    def watch(moment):
-        if moment.step == 9:
-            raise BrokenOffError
-
-    with pytest.raises(BrokenOffError):
-        fit(ToyTask(), SETTINGS, tmp_path, progress=watch)
+    with pytest.raises(CrashError):
+        fit(ToyTask(), SETTINGS, tmp_path, progress=crash_at(9))
     return tmp_path
 
 
