@@ -94,7 +94,8 @@ def doubts(claims: Sequence[Claim]) -> str:
 
 def support(words: str, blocks: Sequence[Block], embedder: Embedder) -> float:
     """How well the tokens of ``blocks`` match the content words of a sentence; the best block counts."""
-    return max((max(s.features) for s in statements(words, Context(tuple(blocks)), embedder)), default=0.0)
+    found = statements(words, Context(tuple(blocks)), embedder, weigh=False)
+    return max((statement.match for statement in found), default=0.0)
 
 
 def _judged(words: str, blocks: Sequence[Block], embedder: Embedder, floor: float) -> tuple[float | None, str]:

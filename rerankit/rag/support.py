@@ -2,9 +2,11 @@
 
 The match of a text is late interaction (Khattab and Zaharia, 2020, arXiv:2004.12832) on the last layer of a plain
 sentence embedder: each content word of the query looks for its most similar token in the text, and the mean of those
-cosines counts. It finds "limping" in "lame", and a key word that has no like in the text ("alpaca") pulls it down.
+cosines counts. It finds "limping" in "lame", and a word that has no like in the text pulls it down.
 
-The probability is a logistic function of the match of the sentence and that of its passage, fitted by
+Whether anything answers hangs on the words that the question is about: "How deep should I sow garlic into moist soil?"
+is not answered by a passage on wheat. So the probability is a logistic function of a match in which each word counts as
+much as the question's vector moves when the word is left out. It is fitted by
 ``benchmarks/abstention.py --fit`` on questions asked once with and once without the passages that answer them;
 ``abstention.json`` keeps the coefficients and says what they were fitted on.
 """
@@ -34,10 +36,12 @@ if TYPE_CHECKING:
 
 __all__ = ["FEATURES", "Calibration", "Embedder", "Statement", "statements"]
 
-FEATURES = ("sentence_match", "passage_match")
-"""Of the query with the sentence, and with the sentence's whole block and title; each a mean cosine, about 0 to 1."""
+FEATURES = ("key_match",)
+"""Of the query with the sentence's block and title, each word by its importance; a mean cosine, about 0 to 1."""
 
 _FEWEST_TERMS = 3
+_MOST_WORDS = 32
+"""A question of more content words than this has no few that matter: all count alike."""
 _WORD = re.compile(r"\w+")
 
 
@@ -64,6 +68,7 @@ class Statement:
     Attributes:
         block: where it stands.
         start, end: characters in the passage's text.
+        match: of the query with the sentence, or with its block and title, whichever is higher.
         features: by :data:`FEATURES`.
         score: how good an answer it is, to be compared within one context only.
         vector: mean of its tokens' vectors, float32 ``[dim]``, L2-normalised.
@@ -73,6 +78,7 @@ class Statement:
     block: Block
     start: int
     end: int
+    match: float
     features: tuple[float, ...]
     score: float
     vector: NDArray[np.float32]
@@ -130,30 +136,34 @@ class Calibration:
         return 1.0 / (1.0 + math.exp(-logit))
 
 
-def statements(query: str, context: Context, embedder: Embedder, meter: Meter | None = None) -> list[Statement]:
+def statements(
+    query: str, context: Context, embedder: Embedder, meter: Meter | None = None, *, weigh: bool = True
+) -> list[Statement]:
     """The sentences of ``context`` that could be an answer, best first.
 
     Questions and fragments of less than three terms are left out as long as anything else is there. One forward pass
-    over the blocks serves all sentences.
+    over the blocks serves all sentences, and a small one over the query without each of its words tells what they
+    weigh; without ``weigh`` all weigh the same.
     """
     if not context.blocks:
         return []
     blocks = sorted(context.blocks, key=lambda block: block.hit.rank)
-    wanted, question = _wanted(query, embedder.token_states([query], kind="query", meter=meter)[0])
+    wanted = _wanted(query, embedder, meter, weigh)
     found = []
     for block, tokens in zip(blocks, _tokens(blocks, embedder, meter), strict=True):
         if not len(tokens.spans):
             continue
-        similarity = tokens.vectors @ wanted.T
-        passage_match = float(similarity.max(axis=0).mean())
+        similarity = tokens.vectors @ wanted.vectors.T
+        best = similarity.max(axis=0)
+        passage_match, features = float(best.mean()), (float(best @ wanted.weights),)
         for start, end in sentences(block.text):
             inside = (tokens.spans[:, 0] >= start) & (tokens.spans[:, 1] <= end)
             if inside.any():
                 match = float(similarity[inside].max(axis=0).mean())
                 vector = _unit(tokens.vectors[inside].mean(axis=0))
-                score = match + 0.5 * passage_match + float(vector @ question)
+                score = match + 0.5 * passage_match + float(vector @ wanted.question)
                 place = (block.start + start, block.start + end)
-                found.append(Statement(block, *place, (match, passage_match), score, vector))
+                found.append(Statement(block, *place, max(match, passage_match), features, score, vector))
     telling = [statement for statement in found if _could_answer(statement.text)] or found
     return sorted(telling, key=lambda statement: -statement.score)
 
@@ -162,13 +172,44 @@ def _could_answer(text: str) -> bool:
     return not text.endswith(("?", "\uff1f")) and len(terms(text)) >= _FEWEST_TERMS
 
 
-def _wanted(query: str, states: TokenStates) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Token vectors of the query's content words (all words if it has none), and the vector of the whole."""
-    own = ~states.special
-    content = [match.span() for match in _WORD.finditer(query) if not is_function_word(match[0])]
-    of_content = np.array([any(a <= start < b for a, b in content) for start, _ in states.offsets], dtype=bool)
-    kept = own & of_content if (own & of_content).any() else own if own.any() else ~own
-    return _unit(states.vectors[kept]), _unit(states.vectors.mean(axis=0))
+@dataclass(frozen=True, slots=True, eq=False)
+class _Wanted:
+    """What a passage is to hold.
+
+    Attributes:
+        vectors: of the tokens of the query's content words, or of all its words: ``[t, dim]``, L2-normalised.
+        weights: of each token, by the importance of its word: ``[t]``, of sum 1.
+        question: the vector of the whole, ``[dim]``, L2-normalised.
+    """
+
+    vectors: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    question: NDArray[np.float32]
+
+
+def _wanted(query: str, embedder: Embedder, meter: Meter | None, weigh: bool) -> _Wanted:
+    words = [match.span() for match in _WORD.finditer(query)]
+    words = [(start, end) for start, end in words if not is_function_word(query[start:end])] or words
+    weigh = weigh and len(words) <= _MOST_WORDS
+    without = [query[:start] + query[end:] for start, end in words] if weigh else []
+    whole, *shorter = embedder.token_states([query, *without], kind="query", meter=meter)
+    word = np.array([next((i for i, (a, b) in enumerate(words) if a <= start < b), -1) for start, _ in whole.offsets])
+    own = ~whole.special
+    kept = own & (word >= 0) if (own & (word >= 0)).any() else own if own.any() else ~own
+    question = _mean(whole)
+    weights = np.ones(int(kept.sum()), np.float32)
+    if weigh and (word[kept] >= 0).all():
+        weights = _importance(question, shorter)[word[kept]] / np.bincount(word[kept])[word[kept]]
+    return _Wanted(_unit(whole.vectors[kept]), weights / weights.sum(), question)
+
+
+def _importance(question: NDArray[np.float32], shorter: Sequence[TokenStates]) -> NDArray[np.float32]:
+    """How far the question's vector moves without each of its words: 1 - cosine, and a little so that no sum is 0."""
+    return np.array([max(0.0, 1.0 - float(question @ _mean(states))) + 1e-6 for states in shorter], np.float32)
+
+
+def _mean(states: TokenStates) -> NDArray[np.float32]:
+    return _unit(states.vectors.mean(axis=0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

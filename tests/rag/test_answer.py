@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from rerankit.errors import BackendError, InputError
 from rerankit.models.chat import ChatLM
+from rerankit.models.meter import Meter
 from rerankit.rag.answer import Answer, Generator
 from rerankit.rag.citations import check
 from rerankit.rag.context import Context, pack
 from rerankit.rag.extractive import ABSTENTION, ExtractiveGenerator
 from rerankit.rag.generative import ChatGenerator
 from rerankit.rag.prompts import AnswerPrompt, neutral
-from rerankit.rag.support import FEATURES, Calibration
+from rerankit.rag.support import FEATURES, Calibration, statements
 from rerankit.types import Hit, Passage
 
 WHEAT = "Wheat is an old crop. Into moist soil, wheat is best sown 3 to 5 cm deep. Check the depth by digging."
@@ -395,6 +396,33 @@ def test_the_bundled_calibration_is_whole():
     assert len(bundled.weights) == len(FEATURES)
     assert 0 < bundled.floor < 1
     assert bundled.probability([0.0] * len(FEATURES)) < bundled.floor < bundled.probability([1.0] * len(FEATURES))
+
+
+def test_the_word_that_a_question_is_about_weighs_most(extractive, context):
+    known, strange = (
+        statements(f"How deep should I sow {crop} into moist soil?", context, extractive.embedder)[0]
+        for crop in ("wheat", "garlic")
+    )
+    assert extractive.calibration.probability(known.features) > 0.5
+    assert extractive.calibration.probability(strange.features) < extractive.floor
+    assert strange.features[0] < strange.match - 0.1, "a mean over the words hides that the one that counts is missing"
+
+
+@pytest.mark.parametrize("query", ["", "?", "the of", "wheat", "wheat " * 40, "\u0d05\u0d06 \U0001f33e", "a" * 3000])
+def test_any_question_weighs_its_words(extractive, context, query):
+    for weigh in (True, False):
+        for statement in statements(query, context, extractive.embedder, weigh=weigh):
+            assert -1.0 <= statement.features[0] <= 1.0 + 1e-6
+
+
+def test_without_weighing_all_words_count_alike_and_nothing_more_is_encoded(extractive, context):
+    tokens = []
+    for weigh in (True, False):
+        meter = Meter()
+        found = statements("How deep should I sow wheat?", context, extractive.embedder, meter, weigh=weigh)
+        tokens.append(meter.input_tokens)
+    assert tokens[0] > tokens[1]
+    assert max(s.features[0] for s in found) <= max(s.match for s in found) + 1e-6
 
 
 @pytest.mark.parametrize("data", [{}, {"features": ["other"]}, {"features": list(FEATURES), "weights": ["x"]}])
