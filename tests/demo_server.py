@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import subprocess
@@ -14,8 +15,8 @@ from pathlib import Path
 
 import gradio_client
 
-PATIENCE = 120
-"""Seconds for one answer over HTTP, on a machine that is busy with other things."""
+PATIENCE = 240
+"""Seconds for one answer, on a machine that is busy with other things; none of them is spent where all goes well."""
 
 _START = """
 import sys
@@ -87,6 +88,19 @@ def client(url: str) -> Iterator[gradio_client.Client]:
         yield made
     finally:
         made.close()
+
+
+def write_dataset(folder: Path, *, judged: bool = True) -> Path:
+    """Four paddocks and a question to each, as a test collection."""
+    folder.mkdir()
+    crops = ["wheat", "barley", "oats", "canola"]
+    passages = [{"id": f"p-{crop}", "text": f"The north paddock grows {crop}, sown in May."} for crop in crops]
+    questions = [{"id": f"q-{crop}", "text": f"Where does {crop} grow?", "answers": [crop]} for crop in crops]
+    for name, rows in (("corpus", passages), ("queries", questions)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if judged:
+        (folder / "qrels.tsv").write_text("".join(f"q-{crop}\tp-{crop}\t1\n" for crop in crops))
+    return folder
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:

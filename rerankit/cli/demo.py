@@ -29,6 +29,9 @@ def demo(
     runs: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Show the runs of rerankit compare in this folder.")
     ] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="A test collection for the small comparisons; repeatable.")
+    ] = None,
     votes: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep blind votes in this jsonl file.")] = None,
     auth: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Ask for a name and password; one NAME:PASSWORD per line.")
@@ -56,6 +59,7 @@ def demo(
             store=store,
             collection=collection,
             runs=runs,
+            datasets=_datasets(data or []),
             votes=votes,
         )
         launch(settings, host=host, port=port, auth=_users(auth), share=share)
@@ -64,6 +68,19 @@ def demo(
 def _with_baseline(rerankers: dict[str, str]) -> dict[str, str]:
     """A comparison needs a second one, and the first stage's own order is the one to beat."""
     return rerankers if "none" in rerankers.values() else {**rerankers, "none (as retrieved)": "none"}
+
+
+def _datasets(folders: list[Path]) -> dict[str, Path]:
+    """By the folders' names, which are all that visitors see of them."""
+    named: dict[str, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"There is no folder {folder} to take a test collection from")
+        path = folder.resolve()
+        if path.name in named:
+            raise InputError(f"{named[path.name]} and {path} have one name; visitors could not tell them apart")
+        named[path.name] = path
+    return named
 
 
 def _model(spec: str) -> str:

@@ -34,14 +34,15 @@ def build(desk: Desk, arena: Arena, shelf: Shelf) -> Any:
             gr.HTML(_HEAD)
             toggle = gr.Button("Light or dark", size="sm", scale=0, min_width=130, elem_id="theme")
         toggle.click(None, js=_TOGGLE, api_visibility="private")
-        with gr.Tab("Ask", id="ask"):
-            tab_ask.build(blocks, desk)
-        with gr.Tab("Compare", id="compare"):
-            tab_compare.build(desk, arena)
-        with gr.Tab("Your documents", id="documents"):
-            tab_documents.build(desk, shelf)
-        with gr.Tab("Experiments", id="experiments"):
-            tab_experiments.build(desk)
+        with gr.Tabs(overflow_behavior="wrap"):  # on a phone too, none of them hides in a menu
+            with gr.Tab("Ask", id="ask"):
+                tab_ask.build(blocks, desk)
+            with gr.Tab("Compare", id="compare"):
+                tab_compare.build(desk, arena)
+            with gr.Tab("Your documents", id="documents"):
+                tab_documents.build(desk, shelf)
+            with gr.Tab("Experiments", id="experiments"):
+                tab_experiments.build(desk)
     take_uploads_only(blocks)
     return blocks.queue(default_concurrency_limit=limits.running, max_size=limits.waiting)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rerankit.rag.chroma import ChromaRetriever
     from rerankit.rerankers.base import Reranker
 
-__all__ = ["Desk"]
+__all__ = ["Desk", "sample_store"]
 
 _TYPED = 16
 """Rerankers from typed specs that are kept; they share the embedded models, so each is small."""
@@ -123,9 +123,16 @@ def _corpus(settings: Settings) -> ChromaRetriever:
 
     if settings.store is not None:
         return ChromaRetriever(settings.store, collection=settings.collection)
-    from rerankit.models.files import cache_folder
     from rerankit.samples import farm
 
-    retriever = ChromaRetriever(cache_folder("stores") / "demo")
+    retriever = sample_store()
     retriever.index(farm.passages(), prune=True)
     return retriever
+
+
+def sample_store() -> ChromaRetriever:
+    """Where the sample corpus is indexed, once for all apps of this user."""
+    from rerankit.models.files import cache_folder
+    from rerankit.rag.chroma import ChromaRetriever
+
+    return ChromaRetriever(cache_folder("stores") / "demo")

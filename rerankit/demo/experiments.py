@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rerankit.demo.comparing import FEWEST, MOST
+from rerankit.demo.datasets import Datasets, Told
 from rerankit.demo.html import text
 from rerankit.demo.settings import Settings
 from rerankit.errors import InputError
@@ -41,15 +43,22 @@ def report_of(settings: Settings, name: str) -> str:
 
 
 def small_report(
-    settings: Settings, names: Sequence[str], questions: int, advance: Callable[[int], None] = lambda _: None
+    settings: Settings,
+    datasets: Datasets,
+    data: str,
+    names: Sequence[str],
+    questions: int,
+    told: Told = lambda *_: None,
 ) -> str:
-    """Compare rerankers on questions of the sample corpus now, and give the report's page.
+    """Compare rerankers on questions of a dataset now, and give the report's page.
 
     Args:
         settings: of the app.
-        names: of its rerankers.
-        questions: how many, evenly spread.
-        advance: called with 1 after each question.
+        datasets: of the app.
+        data: a name of one of them.
+        names: of the app's rerankers.
+        questions: how many, evenly spread over the judged ones; all if the dataset has fewer.
+        told: of the progress.
 
     Raises:
         InputError: too few or too many, or an unknown one.
@@ -60,19 +69,19 @@ def small_report(
         raise InputError(f"Choose {FEWEST} to {MOST} of the rerankers in the list.")
     if not 1 <= questions <= settings.limits.questions:
         raise InputError(f"An experiment here asks 1 to {settings.limits.questions} questions, got {questions}.")
-    from rerankit.evaluation.comparison import Plan
     from rerankit.evaluation.experiment import BASELINE, Arm, Experiment
     from rerankit.evaluation.report import write_report
     from rerankit.evaluation.results import Results
     from rerankit.evaluation.runfolder import RunFolder
 
-    plan = Plan("farm", depth=_DEPTH, max_queries=questions, generator="")
     arms = [Arm(name, settings.rerankers[name]) for name in chosen if settings.rerankers[name] != BASELINE]
+    dataset, candidates = datasets.candidates(data, questions, _DEPTH, told)
+    asked = itertools.count(1)
     with tempfile.TemporaryDirectory() as place:
-        dataset, folder = plan.open(), RunFolder(Path(place))
-        plan.begin(folder, dataset)
-        experiment = Experiment(dataset, plan.find(folder, dataset), arms, folder)
-        experiment.run(advance)
+        folder = RunFolder(Path(place))
+        folder.begin({"data": data, "depth": _DEPTH, "questions": len(dataset.questions)})
+        experiment = Experiment(dataset, candidates, arms, folder)
+        experiment.run(lambda _: told("Asking questions", next(asked), len(dataset.questions)))
         results = Results(dataset, folder, only=[arm.name for arm in experiment.arms])
         html, _ = write_report(results)
         return html.read_text("utf-8")

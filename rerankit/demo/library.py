@@ -30,12 +30,18 @@ class Library:
     def __init__(self, limits: Limits) -> None:
         self._limits, self._lock = limits, threading.Lock()
         self._files: dict[str, list[Passage]] = {}
+        self._used = time.monotonic()
         self.retriever = ChromaRetriever("memory", collection=f"demo-{secrets.token_hex(16)}")
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since something was added or deleted, as far as nothing is being indexed."""
+        return 0.0 if self._lock.locked() else time.monotonic() - self._used
 
     @property
     def files(self) -> dict[str, int]:
         """Passages per file."""
-        return {name: len(passages) for name, passages in self._files.items()}
+        return {name: len(passages) for name, passages in list(self._files.items())}  # a copy: others may be adding
 
     def add(self, paths: Sequence[Path], advance: Advance) -> list[str]:
         """Read files and index them; a file of a name that is there already replaces it.
@@ -90,11 +96,13 @@ class Library:
 
     def _index(self, advance: Advance) -> None:
         """Bring the index to what the files hold; what is there unchanged is not embedded again."""
+        self._used = time.monotonic()
         passages = [passage for group in self._files.values() for passage in group]
         if not passages:
             self._drop()
             return
         done = 0
+        advance(0, len(passages))
 
         def told(count: int) -> None:
             nonlocal done
@@ -111,33 +119,41 @@ class Library:
 
 
 class Shelf:
-    """All libraries, so that their number is bounded."""
+    """All libraries, one for each visitor, so that their number is bounded."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits, self._lock = limits, threading.Lock()
-        self._libraries: set[Library] = set()
+        self._libraries: dict[str, Library] = {}
 
     def __len__(self) -> int:
         return len(self._libraries)
 
-    def library(self) -> Library:
-        """A new, empty one.
+    def library(self, owner: str) -> Library:
+        """The owner's, which is new and empty the first time.
 
         Raises:
             InputError: there are enough.
         """
         with self._lock:
-            if len(self._libraries) >= self._limits.libraries:
-                raise InputError("Too many visitors have documents here at the moment; try again in some minutes.")
-            made = Library(self._limits)
-            self._libraries.add(made)
-            return made
+            if owner not in self._libraries:
+                self._close_forgotten()
+                if len(self._libraries) >= self._limits.libraries:
+                    raise InputError("Too many visitors have documents here at the moment; try again in some minutes.")
+                self._libraries[owner] = Library(self._limits)
+            return self._libraries[owner]
+
+    def _close_forgotten(self) -> None:
+        """Delete what nobody uses, should the page that shows it have gone without a word."""
+        for owner, library in list(self._libraries.items()):
+            if library.idle_s > self._limits.library_s:
+                del self._libraries[owner]
+                library.clear()
 
     def close(self, library: Library | None) -> None:
         """Delete a visitor's documents, if there are any."""
         if library is not None:
             with self._lock:
-                self._libraries.discard(library)
+                self._libraries = {owner: other for owner, other in self._libraries.items() if other is not library}
             library.clear()
 
 

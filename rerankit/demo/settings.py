@@ -38,9 +38,10 @@ class Limits:
         reading_s: for reading one file.
         libraries: visitors with documents at a time.
         library_s: seconds after which documents that nobody uses are deleted.
-        running: questions and uploads that are worked on at a time; the others wait in the queue.
+        running: questions that are worked on at a time, and as many uploads; the others wait in the queue.
         waiting: places in the queue.
-        questions: of the sample that an experiment asks.
+        questions: that an experiment asks.
+        corpus: passages of a dataset that experiments index.
     """
 
     question: int = 2000
@@ -56,6 +57,7 @@ class Limits:
     running: int = 2
     waiting: int = 100
     questions: int = 40
+    corpus: int = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class Settings:
         store: Chroma's folder or address; None asks the sample corpus.
         collection: in that store.
         runs: folder whose subfolders are runs of ``rerankit compare``; None shows none.
+        datasets: name -> folder of a test collection that visitors may make small comparisons on; the sample corpus is
+            always there.
         votes: jsonl file of the arena's votes; None keeps them in memory.
         limits: see :class:`Limits`.
     """
@@ -77,5 +81,6 @@ class Settings:
     store: str | None = None
     collection: str = "rerankit"
     runs: Path | None = None
+    datasets: Mapping[str, Path] = field(default_factory=dict)
     votes: Path | None = None
     limits: Limits = field(default_factory=Limits)

@@ -18,7 +18,7 @@ EXAMPLES = [
     "My calf has the runs. Do I take it off milk while it's on electrolytes?",
     "Wheat wilts early every spring and the root ends are short and thick. What is going on?",
     "How deep should I sow wheat into dry soil?",
-    "Which tractor should I buy this year?",
+    "How many suckers do I leave on each banana mat?",
 ]
 
 # The address bar always holds the link to what was asked last.

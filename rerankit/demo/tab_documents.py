@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,9 @@ from rerankit.errors import RerankitError
 from rerankit.rag.loading import FORMATS
 
 __all__ = ["build"]
+
+_QUEUE = "uploads"
+"""Theirs alone, so that nobody's question waits while files are indexed."""
 
 _EMPTY = "No documents yet. Add some above, then ask them."
 _ALL = "all of them"
@@ -46,12 +50,15 @@ def build(desk: Desk, shelf: Shelf) -> None:
 
     page = _Page(desk, shelf)
 
-    def add(mine: Library | None, uploaded: list[str] | None, progress: Any = gr.Progress()) -> list[Any]:  # noqa: B008
-        return page.add(mine, uploaded or [], lambda done, total: progress((done, total), desc="Indexing"))
+    def add(uploaded: list[str] | None, request: gr.Request, progress: Any = gr.Progress()) -> list[Any]:  # noqa: B008
+        owner = request.session_hash or secrets.token_hex(16)
+        return page.add(owner, uploaded or [], lambda done, total: progress((done, total), desc="Indexing"))
 
+    # "from __future__ import annotations" makes it text, and gradio looks for the class itself.
+    add.__annotations__["request"] = gr.Request
     files.upload(
-        add, [library, files], [library, listing, which, delete, files], api_name="add", concurrency_id=WORK,
-        show_progress_on=listing,
+        add, [files], [library, listing, which, delete, files], api_name="add", concurrency_id=_QUEUE,
+        show_progress_on=listing, trigger_mode="multiple",  # more files may be dropped while some are indexed
     )  # fmt: skip
     delete.click(page.remove, [library, which], [library, listing, which, delete, answer, lists], api_name="delete")
     gr.on(
@@ -66,11 +73,11 @@ class _Page:
     def __init__(self, desk: Desk, shelf: Shelf) -> None:
         self._desk, self._shelf = desk, shelf
 
-    def add(self, mine: Library | None, uploaded: Sequence[str], advance: Advance) -> list[Any]:
+    def add(self, owner: str, uploaded: Sequence[str], advance: Advance) -> list[Any]:
         """Index what was uploaded; the uploaded files are deleted whatever happens."""
-        paths = [Path(name) for name in uploaded]
+        paths, mine = [Path(name) for name in uploaded], None
         try:
-            mine = mine or self._shelf.library()
+            mine = self._shelf.library(owner)
             return [*_shown(mine, mine.add(paths, advance)), None]
         except RerankitError as failure:
             return [*_shown(mine, [str(failure)]), None]
@@ -90,7 +97,7 @@ class _Page:
     ) -> Iterator[Step]:
         """Answer from the visitor's own documents."""
         if mine is None or not mine.files:
-            yield error("There are no documents to ask yet. Add some above first."), ""
+            yield error("There are no documents to ask yet. Add some above, and ask once they are listed."), ""
             return
         try:
             choice = as_choice(reranker, depth, top_k, filters, writer)

@@ -26,7 +26,7 @@ from rerankit.errors import InputError
 from rerankit.evaluation.formats import Qrels, Run, lines, read_jsonl, read_qrels, read_run, text_field
 from rerankit.types import Passage
 
-__all__ = ["Corpus", "Dataset", "Question", "open_dataset", "read_corpus"]
+__all__ = ["Corpus", "Dataset", "Question", "corpus_file", "open_dataset", "read_corpus"]
 
 Corpus = Callable[[], Iterator[Passage]]
 """Gives the passages, one at a time, from the start at every call."""
@@ -125,7 +125,7 @@ def open_dataset(source: str | Path, *, split: str = "test", corpus: str | Path 
         return _questions_file(path, _reader(corpus) if corpus is not None else None)
     if not path.is_dir():
         raise InputError(f"No test collection at {path}: expected 'farm', a folder or a jsonl file of questions")
-    passages = _reader(corpus if corpus is not None else _one_of(path, "corpus.jsonl", "corpus.jsonl.gz"))
+    passages = _reader(corpus if corpus is not None else corpus_file(path))
     qrels_path = _qrels_path(path, split)
     return _checked(
         path.resolve().name,
@@ -202,6 +202,15 @@ def _qrels_path(folder: Path, split: str) -> Path:
 
 def _reader(corpus: str | Path | Corpus) -> Corpus:
     return corpus if callable(corpus) else functools.partial(read_corpus, Path(corpus))
+
+
+def corpus_file(folder: Path) -> Path:
+    """The passages of a folder.
+
+    Raises:
+        InputError: it has none.
+    """
+    return _one_of(folder, "corpus.jsonl", "corpus.jsonl.gz")
 
 
 def read_corpus(path: Path) -> Iterator[Passage]:

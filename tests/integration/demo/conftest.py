@@ -3,31 +3,72 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from demo_server import served
+from chat_server import ChatServer, fail
+from demo_server import PATIENCE, served, write_dataset
 from playwright.sync_api import expect, sync_playwright
 
-expect.set_options(timeout=60_000)
+expect.set_options(timeout=PATIENCE * 1000)
+
+
+def pytest_collection_modifyitems(items):
+    """Time for several waits that all take long."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(5 * PATIENCE))
 
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
     """A folder with one finished comparison."""
+    from rerankit.demo.datasets import SAMPLE, Datasets
     from rerankit.demo.experiments import small_report
     from rerankit.demo.settings import Settings
 
+    settings = Settings()
+    page = small_report(settings, Datasets(settings), SAMPLE, ["lexical", "none (as retrieved)"], 4)
     folder = tmp_path_factory.mktemp("runs")
     (folder / "lexical").mkdir()
-    (folder / "lexical" / "report.html").write_text(small_report(Settings(), ["lexical", "none (as retrieved)"], 4))
+    (folder / "lexical" / "report.html").write_text(page)
     (folder / "lexical" / "experiment.json").write_text("{}")
     return folder
 
 
+class HeldWriter(ChatServer):
+    """A chat model that says nothing until it is released, and then fails.
+
+    Attributes:
+        released: lets those who wait go.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.released = threading.Event()
+        self.script = [self._refuse]
+
+    def _refuse(self, handler):
+        self.released.wait(PATIENCE)
+        fail(400)(handler)
+
+
 @pytest.fixture(scope="session")
-def app(tmp_path_factory, runs):
-    options = ["--runs", str(runs), "--llm", "http://127.0.0.1:9/v1#absent"]
+def held_writer():
+    with HeldWriter() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory, runs, held_writer):
+    data = tmp_path_factory.mktemp("data")
+    paddocks = write_dataset(data / "paddocks")
+    (paddocks / "README.md").write_text("# Paddocks\n\n**License:** MIT <img src=x onerror='window.pwned = 1'>\n")
+    write_dataset(data / "unjudged", judged=False)
+    options = ["--runs", str(runs), "--llm", "http://127.0.0.1:9/v1#absent", "--llm", f"{held_writer.url}#held"]
+    options += ["--data", str(paddocks), "--data", str(data / "unjudged")]
     with served(tmp_path_factory.mktemp("app"), options) as running:
         yield running
         assert running.outside() == ""
@@ -61,7 +102,7 @@ def visit(browser):
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(PATIENCE * 1000)
         page.on("request", watch)
         page.on("pageerror", lambda error: broken.append(str(error)))
         page.goto(url)

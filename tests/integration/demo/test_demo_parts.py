@@ -7,14 +7,17 @@ import zlib
 from html.parser import HTMLParser
 
 import pytest
+from demo_server import write_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rerankit.cli.demo import _datasets
 from rerankit.demo.allowed import check_spec
 from rerankit.demo.choice import Choice, facets, read_link
 from rerankit.demo.comparing import SAME, Comparison, Outcome, leaderboard, order_of, revealed, shown_blind
+from rerankit.demo.datasets import SAMPLE, Datasets
 from rerankit.demo.desk import Desk
-from rerankit.demo.experiments import framed, report_of, runs
+from rerankit.demo.experiments import framed, report_of, runs, small_report
 from rerankit.demo.html import error, highlighted, linked, text
 from rerankit.demo.library import Shelf
 from rerankit.demo.panel import answer_steps
@@ -142,9 +145,9 @@ def test_a_library_indexes_replaces_and_deletes(shelf, tmp_path):
     rust, sheep = tmp_path / "rust.txt", tmp_path / "sheep.txt"
     rust.write_text("Leaf rust shows as orange pustules.")
     sheep.write_text("Sheep are shorn in spring.")
-    library, told = shelf.library(), []
+    library, told = shelf.library("ann"), []
     assert library.add([rust, sheep], lambda *count: told.append(count)) == []
-    assert told[-1] == (2, 2)
+    assert told == [(0, 2), (2, 2)]
     assert {hit.id.partition("#")[0] for hit in library.retriever.retrieve("rust")} == {"rust.txt", "sheep.txt"}
     rust.write_text("Stem rust is brown.")
     assert add(library, rust) == []
@@ -162,11 +165,12 @@ def test_a_library_indexes_replaces_and_deletes(shelf, tmp_path):
 
 
 def test_visitors_are_bounded_and_apart(shelf, tmp_path):
-    first = shelf.library()
+    first = shelf.library("ann")
+    assert shelf.library("ann") is first
     with pytest.raises(InputError, match="Too many visitors"):
-        shelf.library()
+        shelf.library("bob")
     shelf.close(first)
-    second = shelf.library()
+    second = shelf.library("bob")
     (tmp_path / "a.txt").write_text("Only mine.")
     add(second, tmp_path / "a.txt")
     with pytest.raises(RerankitError):
@@ -175,9 +179,18 @@ def test_visitors_are_bounded_and_apart(shelf, tmp_path):
     shelf.close(None)
 
 
+def test_documents_that_nobody_uses_make_room_for_others(tmp_path):
+    (tmp_path / "a.txt").write_text("Forgotten.")
+    shelf = Shelf(Limits(libraries=1, library_s=0))
+    forgotten = shelf.library("ann")
+    add(forgotten, tmp_path / "a.txt")
+    assert shelf.library("bob") is not forgotten
+    assert (len(shelf), forgotten.files) == (1, {})
+
+
 def test_an_upload_that_is_gone_is_told_and_the_others_are_kept(shelf, tmp_path):
     (tmp_path / "a.txt").write_text("Still there.")
-    library = shelf.library()
+    library = shelf.library("ann")
     assert add(library, tmp_path / "gone.txt", tmp_path / "a.txt") == [
         "gone.txt: the upload is gone; drop the file here again"
     ]
@@ -216,7 +229,7 @@ def bomb(size: int) -> bytes:
 def test_files_that_do_not_fit_are_refused_in_words(shelf, tmp_path, name, content, told):
     path = tmp_path / name
     path.write_bytes(content)
-    library = shelf.library()
+    library = shelf.library("ann")
     problems = add(library, path)
     assert any(told in problem for problem in problems), problems
     assert str(tmp_path) not in " ".join(problems)
@@ -259,6 +272,75 @@ def test_runs_are_only_those_in_the_folder(tmp_path):
             report_of(settings, name)
     with pytest.raises(InputError, match="no report yet"):
         report_of(settings, "a")
+
+
+def test_a_dataset_is_read_when_asked_for_and_indexed_once(tmp_path):
+    settings = Settings(datasets={"paddocks": tmp_path / "paddocks"})
+    datasets, told = Datasets(settings), []
+    assert datasets.names == [SAMPLE, "paddocks"]
+    with pytest.raises(InputError, match="'paddocks' cannot be used") as told_to_visitor:
+        datasets.get("paddocks")
+    assert str(tmp_path) not in str(told_to_visitor.value)
+    write_dataset(tmp_path / "paddocks")
+    assert datasets.get("paddocks").about() == (
+        "4 passages, 4 questions: 4 of them with judged passages, 4 with reference answers."
+    )
+    names = ["lexical", "none (as retrieved)"]
+    page = small_report(settings, datasets, "paddocks", names, 12, lambda *step: told.append(step))
+    assert "<svg" in page
+    assert str(tmp_path) not in page
+    assert [done for what, done, _ in told if "Indexing" in what] == [0, 4]
+    assert [done for what, done, total in told if "Asking" in what and total == 4] == [1, 2, 3, 4]
+    told.clear()
+    small_report(settings, datasets, "paddocks", names, 2, lambda *step: told.append(step))
+    assert [(done, total) for _, done, total in told] == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("corpus.jsonl", '{"id": "p", "text": "x"}\n' * 9, "more than the 5 passages that this app indexes"),
+        ("corpus.jsonl", "not json\n", "corpus.jsonl, line 1: not valid JSON"),
+        ("queries.jsonl", '{"id": "q"}\n', "queries.jsonl, line 1, id 'q': has no 'text'"),
+        ("queries.jsonl", "\xff", "not readable as UTF-8 text"),
+        ("qrels.tsv", "q-wheat\tp-wheat\t0\n", "no question has a relevant passage"),
+    ],
+)
+def test_a_dataset_that_cannot_be_used_says_why_and_not_where_it_is(tmp_path, file, content, told):
+    folder = write_dataset(tmp_path / "paddocks")
+    (folder / file).write_text(content, encoding="latin-1")
+    with pytest.raises(InputError, match="'paddocks' cannot be used") as failure:
+        Datasets(Settings(datasets={"paddocks": folder}, limits=Limits(corpus=5))).get("paddocks")
+    assert told in str(failure.value)
+    assert str(tmp_path) not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("readme", "licence"),
+    [
+        ("---\nlicense: cc-by-4.0\n---\n# P", "cc-by-4.0"),
+        ("# P\n\n**Licence:** MIT", "MIT"),
+        ("# P\n\n## License\n\nODC-By 1.0\n", "ODC-By 1.0"),
+        ("# P\n\nThe license is not named.\n", ""),
+        ("licence:", ""),
+    ],
+)
+def test_the_licence_is_what_the_readme_says(tmp_path, readme, licence):
+    folder = write_dataset(tmp_path / "paddocks")
+    (folder / "README.md").write_text(readme)
+    assert Datasets(Settings(datasets={"paddocks": folder})).get("paddocks").licence == licence
+
+
+def test_visitors_choose_datasets_by_name_only(tmp_path):
+    folder = write_dataset(tmp_path / "paddocks")
+    datasets = Datasets(Settings(datasets=_datasets([folder])))
+    for name in (str(folder), "../paddocks", "farm", ""):
+        with pytest.raises(InputError, match="Choose one of the datasets"):
+            datasets.get(name)
+    with pytest.raises(InputError, match="have one name"):
+        _datasets([folder, folder])
+    with pytest.raises(InputError, match="There is no folder"):
+        _datasets([tmp_path / "nowhere"])
 
 
 def test_a_report_is_framed_without_scripts():
@@ -325,7 +407,7 @@ def desk():
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_hostile_documents_and_questions_are_only_shown(desk, tmp_path, question):
     shelf = Shelf(Limits())
-    library = shelf.library()
+    library = shelf.library("ann")
     for name, content in HOSTILE.items():
         (tmp_path / name).write_text(content, "utf-8")
     add(library, *sorted(tmp_path.iterdir()))

@@ -40,6 +40,25 @@ def test_twenty_visitors_at_once_are_not_mixed_up(app, tmp_path):
     assert not [path for path in (app.votes.parent / "uploads").rglob("*.txt") if path.is_file()]
 
 
+def test_files_of_one_visitor_that_come_at_once_go_to_one_library(app, tmp_path):
+    files = [tmp_path / f"note-{number}.txt" for number in range(4)]
+    for file in files:
+        file.write_text(f"This is {file.name}.")
+    with client(app.url) as visitor:
+        jobs = [visitor.submit([gradio_client.handle_file(str(file))], api_name="/add") for file in files]
+        listings = [job.result()[0] for job in jobs]
+        assert max(len(set(re.findall(r"note-\d", listing))) for listing in listings) == len(files)
+        _, lists = visitor.predict("What is this?", *CONTROLS, api_name="/ask_documents")
+        assert set(re.findall(r"note-\d", lists)) == {file.stem for file in files}
+
+
+@pytest.mark.parametrize("data", ["/etc", "../paddocks", "farm", ""])
+def test_a_dataset_is_never_named_by_its_path(app, data):
+    told = call(app, "experiment", data, ["lexical", "dense"], 4) + call(app, "dataset", data)
+    assert "svg" not in told
+    assert "passages" not in told
+
+
 @pytest.mark.parametrize(
     ("controls", "told"),
     [
