@@ -5,8 +5,9 @@ sentence embedder: each content word of the query looks for its most similar tok
 cosines counts. It finds "limping" in "lame", and a word that has no like in the text pulls it down.
 
 Whether anything answers hangs on the words that the question is about: "How deep should I sow garlic into moist soil?"
-is not answered by a passage on wheat. So the probability is a logistic function of a match in which each word counts as
-much as the question's vector moves when the word is left out. It is fitted by
+is not answered by a passage on wheat. So the probability is a logistic function of two matches of the passage: one in
+which all words count alike, and one in which each counts as much as the question's vector moves without it. It is
+fitted by
 ``benchmarks/abstention.py --fit`` on questions asked once with and once without the passages that answer them;
 ``abstention.json`` keeps the coefficients and says what they were fitted on.
 """
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FEATURES", "Calibration", "Embedder", "Statement", "statements"]
 
-FEATURES = ("key_match",)
-"""Of the query with the sentence's block and title, each word by its importance; a mean cosine, about 0 to 1."""
+FEATURES = ("passage_match", "key_match")
+"""Of the query with the sentence's block and title: a mean cosine, about 0 to 1; all words alike, and by importance."""
 
 _FEWEST_TERMS = 3
 _MOST_WORDS = 32
@@ -155,7 +156,7 @@ def statements(
             continue
         similarity = tokens.vectors @ wanted.vectors.T
         best = similarity.max(axis=0)
-        passage_match, features = float(best.mean()), (float(best @ wanted.weights),)
+        passage_match, key_match = float(best.mean()), float(best @ wanted.weights)
         for start, end in sentences(block.text):
             inside = (tokens.spans[:, 0] >= start) & (tokens.spans[:, 1] <= end)
             if inside.any():
@@ -163,6 +164,7 @@ def statements(
                 vector = _unit(tokens.vectors[inside].mean(axis=0))
                 score = match + 0.5 * passage_match + float(vector @ wanted.question)
                 place = (block.start + start, block.start + end)
+                features = (passage_match, key_match)
                 found.append(Statement(block, *place, max(match, passage_match), features, score, vector))
     telling = [statement for statement in found if _could_answer(statement.text)] or found
     return sorted(telling, key=lambda statement: -statement.score)
