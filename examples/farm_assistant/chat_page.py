@@ -26,7 +26,7 @@ from rerankit.rag.agent_events import Finished, Searched, Turn
 from rerankit.rag.events import Delta
 
 SECONDS, SHOWN, KEPT_S = 60.0, 30, 3600
-EXAMPLES = ["How deep should I sow wheat into moist soil?", "What about barley?", "Which tractor should I buy?"]
+EXAMPLES = ["How deep should I sow wheat into moist soil?", "What about barley?", "How far apart do I plant garlic?"]
 EMPTY = note("Ask about crops, soils, pests or livestock. I answer from my documents and say so when they do not know.")
 
 
