@@ -18,7 +18,7 @@ __all__ = ["LIMIT", "BotApi", "BotError", "split_message"]
 LIMIT = 4096
 """Longest message, in UTF-16 code units, which is how Telegram counts."""
 
-_LONGEST_WAIT = 300.0
+_LONGEST_WAIT, _DAY = 300.0, 86_400
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class BotError(Exception):
     Attributes:
         code: its error code, or None.
         passing: whether the same call may succeed later.
-        retry_after: seconds that the server asks to wait, or None.
+        retry_after: seconds that the server asks to wait, or None if it says nothing sensible.
     """
 
     def __init__(
@@ -95,31 +95,45 @@ class BotApi:
         body, code = _object(reply), reply.status_code
         if code == 200 and body.get("ok") is True:
             return body.get("result")
-        said = self._clean(f"{method}: status {code} {body.get('description') or ''}".rstrip())
+        description = body.get("description")
+        said = self._clean(f"{method}: status {code} {description if isinstance(description, str) else ''}".rstrip())
         passing = code == 429 or not 400 <= code < 500
         raise BotError(said, code, passing=passing, retry_after=_retry_after(body) if code == 429 else None)
 
     def updates(self) -> Iterator[dict[str, Any]]:
-        """Updates one by one until ``stop`` is set; each is confirmed when the next is asked for.
+        """Updates one by one until ``stop`` is set; each is confirmed when the next are asked for, or at the end.
 
-        What is no update is passed over, and what cannot be read does not come again.
+        What is no update is passed over, and what cannot be read does not come again. Close the iterator, so that no
+        update that was handled comes again after a restart.
 
         Raises:
             BotError: the token is refused, another program polls for this bot, or the server is gone for good.
         """
-        offset = 0
-        while not self.stop.is_set():
-            allowed = ["message", "callback_query"]
-            found = self.call("getUpdates", offset=offset, timeout=self._poll_s, allowed_updates=allowed)
-            for update in found if isinstance(found, list) else []:
-                number = update.get("update_id") if isinstance(update, dict) else None
-                if isinstance(number, int) and number >= offset:
-                    yield update
-                    offset = number + 1
-                if self.stop.is_set():
-                    break
-            if not found:
-                self.stop.wait(min(0.1, self._backoff_s))  # a server that does not hold the poll is not hammered
+        offset = confirmed = 0
+        try:
+            while not self.stop.is_set():
+                allowed = ["message", "callback_query"]
+                found = self.call("getUpdates", offset=offset, timeout=self._poll_s, allowed_updates=allowed)
+                confirmed = offset
+                for update in found if isinstance(found, list) else []:
+                    number = update.get("update_id") if isinstance(update, dict) else None
+                    if isinstance(number, int) and number >= offset:
+                        yield update
+                        offset = number + 1
+                    if self.stop.is_set():
+                        break
+                if not found:
+                    self.stop.wait(min(0.1, self._backoff_s))  # a server that does not hold the poll is not hammered
+        finally:
+            if offset > confirmed and not self._client.is_closed:
+                self._confirm(offset)
+
+    def _confirm(self, offset: int) -> None:
+        """Have the updates before ``offset`` not come again."""
+        try:
+            self._once("getUpdates", {"offset": offset, "timeout": 0, "limit": 1})
+        except BotError as error:
+            logger.warning("The last updates will come again, for they could not be confirmed: %s", error)
 
     def send(self, chat: int, text: str, keyboard: list[list[dict[str, str]]] | None = None) -> None:
         """A message as plain text, in as many pieces as it takes, the keyboard under the last."""
@@ -170,7 +184,7 @@ def _fitting(text: str, limit: int) -> int:
 def _object(reply: httpx.Response) -> dict[str, Any]:
     try:
         body = reply.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 
@@ -178,4 +192,4 @@ def _object(reply: httpx.Response) -> dict[str, Any]:
 def _retry_after(body: dict[str, Any]) -> float | None:
     parameters = body.get("parameters")
     seconds = parameters.get("retry_after") if isinstance(parameters, dict) else None
-    return float(seconds) if isinstance(seconds, int | float) and seconds >= 0 else None
+    return float(seconds) if isinstance(seconds, int | float) and 0 <= seconds <= _DAY else None

@@ -12,10 +12,10 @@ import argparse
 import sys
 import uuid
 
-from farm_assistant import build
+from farm_assistant import build, mistakes_in_one_line
 
 from rerankit.cli.output import printable
-from rerankit.errors import RerankitError
+from rerankit.errors import InputError, RerankitError
 from rerankit.rag.agent import Assistant
 from rerankit.rag.agent_events import Finished, Searched, Turn
 from rerankit.rag.feedback_prior import export_feedback
@@ -60,13 +60,19 @@ def command(assistant: Assistant, line: str, last: int) -> None:
 
 
 def talk(assistant: Assistant) -> None:
-    """Read lines until they end."""
+    """Read lines until they end.
+
+    Raises:
+        InputError: a line is no text.
+    """
     conversation, last = uuid.uuid4().hex, 0
     while True:
         try:
             line = input("\n> ").strip()
         except (EOFError, KeyboardInterrupt):
             return
+        except UnicodeDecodeError as error:
+            raise InputError(f"The input is not {error.encoding} text") from error
         try:
             if line == "/quit":
                 return
@@ -87,7 +93,8 @@ def main() -> None:
     parser.add_argument("--llm", metavar="URL#MODEL", help="a chat endpoint")
     parser.add_argument("--rerank", default="default", metavar="SPEC")
     args = parser.parse_args()
-    talk(build(args.files, rerank=args.rerank, llm=args.llm))
+    with mistakes_in_one_line():
+        talk(build(args.files, rerank=args.rerank, llm=args.llm))
 
 
 if __name__ == "__main__":

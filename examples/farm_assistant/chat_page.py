@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
-from farm_assistant import build
+from farm_assistant import build, mistakes_in_one_line
 
 from rerankit.demo.closed import take_uploads_only
 from rerankit.demo.html import error, highlighted, linked, note, text
@@ -147,11 +147,12 @@ def main() -> None:
     parser.add_argument("--llm", metavar="URL#MODEL", help="a chat endpoint")
     parser.add_argument("--rerank", default="default", metavar="SPEC")
     args = parser.parse_args()
-    assistant = build(args.files, rerank=args.rerank, llm=args.llm)
-    assistant.ask("Is everything ready?", user="warm-up")  # loads the models before the first visitor comes
-    assistant.memory.forget("warm-up")
-    blocks = page(assistant)
-    _, address, _ = blocks.launch(server_name=args.host, server_port=args.port, **launch_options(gr))
+    with mistakes_in_one_line():
+        assistant = build(args.files, rerank=args.rerank, llm=args.llm)
+        assistant.ask("Is everything ready?", user="warm-up")  # loads the models before the first visitor comes
+        assistant.memory.forget("warm-up")
+        blocks = page(assistant)
+        _, address, _ = blocks.launch(server_name=args.host, server_port=args.port, **launch_options(gr))
     print(f"The farm assistant is at {address}", flush=True)
     blocks.block_thread()
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import sys
+import signal
 import time
+from contextlib import closing, suppress
 from typing import Any
 
 from bot_api import BotApi, BotError
-from farm_assistant import build
+from farm_assistant import build, mistakes_in_one_line
 
 from rerankit.errors import InputError, RerankitError
 from rerankit.rag.agent import Assistant
@@ -35,6 +36,7 @@ class FarmBot:
     def __init__(self, api: BotApi, assistant: Assistant) -> None:
         self.api, self.assistant = api, assistant
         self._begun: dict[tuple[int, str], str] = {}
+        self._handling = False
 
     def run(self) -> None:
         """Serve until the API's ``stop`` is set.
@@ -42,13 +44,27 @@ class FarmBot:
         Raises:
             BotError: the API cannot be used any more.
         """
-        for update in self.api.updates():
-            try:
-                self.handle(update)
-            except BotError as error:  # one chat that cannot be written to (blocked, deleted) ends nobody else's
-                logger.warning("An update could not be answered: %s", error)
-            except Exception:
-                logger.exception("An update could not be handled")
+        with closing(self.api.updates()) as updates:
+            for update in updates:
+                self._handling = True
+                try:
+                    self.handle(update)
+                except BotError as error:  # one chat that cannot be written to (blocked, deleted) ends nobody else's
+                    logger.warning("An update could not be answered: %s", error)
+                except Exception:
+                    logger.exception("An update could not be handled")
+                finally:
+                    self._handling = False
+
+    def stop(self, *_: object) -> None:
+        """As a signal's handler: end behind the update that is being handled; when idle or asked again, at once.
+
+        Raises:
+            KeyboardInterrupt: to end at once.
+        """
+        if self.api.stop.is_set() or not self._handling:
+            raise KeyboardInterrupt
+        self.api.stop.set()
 
     def handle(self, update: dict[str, Any]) -> None:
         """One update; what is neither a text nor a thumb is passed over."""
@@ -59,7 +75,7 @@ class FarmBot:
             self._thumb(update["callback_query"])
 
     def _message(self, chat: int, user: str, text: str) -> None:
-        name, _, rest = text.partition(" ")
+        name, rest = (*text.split(maxsplit=1), "", "")[:2]
         match name.split("@")[0]:
             case "/start" | "/help":
                 self.api.send(chat, HELP)
@@ -74,7 +90,10 @@ class FarmBot:
                 self._ask(chat, user, text)
 
     def _ask(self, chat: int, user: str, text: str) -> None:
-        self.api.call("sendChatAction", chat_id=chat, action="typing")
+        try:
+            self.api.call("sendChatAction", chat_id=chat, action="typing")
+        except BotError as error:
+            logger.warning("A chat was not told that its answer is on the way: %s", error)
         try:
             turn = self.assistant.ask(text, user=user, conversation=self._conversation(chat, user))
         except InputError as error:
@@ -94,11 +113,15 @@ class FarmBot:
 
     def _correct(self, chat: int, user: str, text: str) -> None:
         said = self.assistant.memory.history(user, self._conversation(chat, user), limit=1)
-        if said and text.strip():
-            self.assistant.feedback(said[-1].id, user=user, helpful=False, correction=text)
-            self.api.send(chat, "Thank you, noted.")
-        else:
+        if not said or not text:
             self.api.send(chat, "Write /wrong and the right answer behind it, after I have answered something.")
+            return
+        try:
+            self.assistant.feedback(said[-1].id, user=user, helpful=False, correction=text)
+        except InputError:
+            self.api.send(chat, "I cannot note that. Write the right answer in plain text.")
+        else:
+            self.api.send(chat, "Thank you, noted.")
 
     def _thumb(self, query: dict[str, Any]) -> None:
         user, data = _user(query.get("from")), query.get("data")
@@ -144,13 +167,12 @@ def main() -> None:
     parser.add_argument("--rerank", default="default", metavar="SPEC")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
-    try:
+    with mistakes_in_one_line(BotError), suppress(KeyboardInterrupt):
         api = BotApi(os.environ.get("TELEGRAM_TOKEN", ""), base_url=args.base_url)
-        FarmBot(api, build(args.files, rerank=args.rerank, llm=args.llm)).run()
-    except (BotError, RerankitError) as error:
-        sys.exit(f"Error: {error}")
-    except KeyboardInterrupt:
-        pass
+        bot = FarmBot(api, build(args.files, rerank=args.rerank, llm=args.llm))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, bot.stop)
+        bot.run()
 
 
 if __name__ == "__main__":

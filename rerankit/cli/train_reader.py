@@ -10,7 +10,7 @@ import typer
 
 from rerankit.cli import train_options as opt
 from rerankit.cli.output import JsonOption, emit, printable, reporting, results
-from rerankit.cli.training_progress import training_progress
+from rerankit.cli.training_progress import tell, training_progress
 
 if TYPE_CHECKING:
     from rerankit.training.task import Report
@@ -60,11 +60,17 @@ def reader(
             options=ReaderOptions(rank, 2 * rank, max_tokens, batch, unanswerable),
         )  # fmt: skip
         with training_progress() as progress:
-            report, fitted = train_reader(run, settings, out, resume=resume, progress=progress)
+            report, fitted = train_reader(run, settings, out, resume=resume, progress=progress, tell=tell)
         if as_json:
             best = dataclasses.asdict(report.best)
             emit(
-                {"output": str(out), "steps": report.steps, "seconds": report.seconds, "best": best, "ece": fitted.ece}
+                {
+                    "output": str(out),
+                    "steps": report.steps,
+                    "seconds": report.seconds,
+                    "best": best,
+                    "ece": fitted and fitted.ece,
+                }
             )
         else:
             results().print(*map(printable, _lines(report, out)), sep="\n")

@@ -139,15 +139,15 @@ def _opened(name: str, folder: Path | None, limits: Limits) -> Held:
 
 
 def _in_folder(folder: Path, limits: Limits) -> Dataset:
-    return open_dataset(folder, corpus=functools.partial(_bounded, corpus_file(folder), limits.corpus))
+    return open_dataset(folder, corpus=functools.partial(_bounded, corpus_file(folder), limits))
 
 
-def _bounded(path: Path, most: int) -> Iterator[Passage]:
-    for number, passage in enumerate(read_corpus(path), 1):
-        if number > most:
+def _bounded(path: Path, limits: Limits) -> Iterator[Passage]:
+    for number, passage in enumerate(read_corpus(path, most_bytes=limits.corpus_bytes), 1):
+        if number > limits.corpus:
             raise InputError(
-                f"it has more than the {most:,} passages that this app indexes. Run rerankit compare on it, and start "
-                "the app with --runs to show the result"
+                f"it has more than the {limits.corpus:,} passages that this app indexes. Run rerankit compare on it, "
+                "and start the app with --runs to show the result"
             )
         yield passage
 

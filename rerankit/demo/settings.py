@@ -42,6 +42,7 @@ class Limits:
         waiting: places in the queue.
         questions: that an experiment asks.
         corpus: passages of a dataset that experiments index.
+        corpus_bytes: of a dataset's file of passages, unpacked.
     """
 
     question: int = 2000
@@ -58,6 +59,7 @@ class Limits:
     waiting: int = 100
     questions: int = 40
     corpus: int = 20_000
+    corpus_bytes: int = 200 * 10**6
 
 
 @dataclass(frozen=True, slots=True)

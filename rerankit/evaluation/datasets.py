@@ -28,6 +28,9 @@ from rerankit.types import Passage
 
 __all__ = ["Corpus", "Dataset", "Question", "corpus_file", "open_dataset", "read_corpus"]
 
+_DATA = (".jsonl", ".tsv", ".gz")
+_NAMED = 6  # files that a message names
+
 Corpus = Callable[[], Iterator[Passage]]
 """Gives the passages, one at a time, from the start at every call."""
 
@@ -184,7 +187,10 @@ def _one_of(folder: Path, *names: str) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise InputError(f"{folder} holds none of {', '.join(names)}; found: {sorted(p.name for p in folder.iterdir())}")
+    # Others than the folder's owner may read this: only what could be meant is named.
+    near = sorted(p.name for p in folder.iterdir() if p.suffix in _DATA and not p.name.startswith("."))
+    found = f"; found: {', '.join(near[:_NAMED])}" if near else ""
+    raise InputError(f"{folder} holds none of {', '.join(names)}{found}")
 
 
 def _qrels_path(folder: Path, split: str) -> Path:
@@ -213,13 +219,17 @@ def corpus_file(folder: Path) -> Path:
     return _one_of(folder, "corpus.jsonl", "corpus.jsonl.gz")
 
 
-def read_corpus(path: Path) -> Iterator[Passage]:
+def read_corpus(path: Path, *, most_bytes: int | None = None) -> Iterator[Passage]:
     """Passages of a jsonl file (``.gz`` too): ``_id`` or ``id``, ``text`` or ``contents``, optionally ``title``.
 
+    Args:
+        path: the file.
+        most_bytes: how many may be read of it, unpacked; None for all that are there.
+
     Raises:
-        InputError: a line cannot be read; the message names it.
+        InputError: a line cannot be read, or there is more to read; the message names the line or the file.
     """
-    for number, row in read_jsonl(path):
+    for number, row in read_jsonl(path, most_bytes=most_bytes):
         where = f"{path}, line {number}"
         name = text_field(row, ("_id", "id"), where)
         text = text_field(row, ("text", "contents"), f"{where}, id {name!r}")

@@ -22,6 +22,7 @@ from rerankit.evaluation.formats import write_run
 from rerankit.evaluation.judge import AnswerJudge, Opinion
 from rerankit.evaluation.runfolder import RunFolder, slug
 from rerankit.evaluation.sharing import Memo, share
+from rerankit.models.work import deadline_after
 from rerankit.rag.answer import Answer, Generator
 from rerankit.rag.context import pack
 from rerankit.redaction import public_spec
@@ -214,8 +215,7 @@ class Experiment:
         """The ranking, and the seconds it would have taken without what other arms had already done."""
         self.memo.saved_seconds = 0.0
         started = time.monotonic()
-        deadline = started + arm.deadline_s if arm.deadline_s is not None else None
-        (ranking,) = reranker.rank_whole([(question.text, passages)], deadline)
+        (ranking,) = reranker.rank_whole([(question.text, passages)], deadline_after(arm.deadline_s))
         return ranking, time.monotonic() - started + self.memo.saved_seconds
 
     def _answer(

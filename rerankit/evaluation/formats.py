@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -35,31 +36,47 @@ def open_text(path: Path) -> TextIO:
         raise InputError(f"Cannot read {path}: {error.strerror or error}") from error
 
 
-def lines(path: Path) -> Iterator[tuple[int, str]]:
+def lines(path: Path, *, most_bytes: int | None = None) -> Iterator[tuple[int, str]]:
     """Numbered lines that hold anything, from 1.
 
+    Args:
+        path: a text file, gzipped or not.
+        most_bytes: how many may be read of it, unpacked; None for all that are there.
+
     Raises:
-        InputError: the file is not UTF-8 text, or its compression is damaged.
+        InputError: the file is not UTF-8 text, its compression is damaged, or it holds more than ``most_bytes``.
     """
     number = 0
     try:
         with open_text(path) as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(file if most_bytes is None else _within(file, most_bytes, path), 1):
                 if line.strip():
                     yield number, line.rstrip("\r\n")
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path}, after line {number}: not readable as UTF-8 text ({error})") from error
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _within(file: TextIO, most_bytes: int, path: Path) -> Iterator[str]:
+    """The lines of a file, of which never much more is read than allowed: a line without an end is not waited for."""
+    left = most_bytes
+    while line := file.readline(left + 1):
+        left -= len(line.encode())
+        if left < 0:
+            raise InputError(f"{path} holds more than {most_bytes:,} bytes of text (unpacked), the most that is read")
+        yield line
+
+
+def read_jsonl(path: Path, *, most_bytes: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Numbered JSON objects, one per line.
 
     Raises:
-        InputError: a line is not a JSON object.
+        InputError: a line is not a JSON object, or see :func:`lines`.
     """
-    for number, line in lines(path):
+    for number, line in lines(path, most_bytes=most_bytes):
         try:
             value = json.loads(line)
+        except RecursionError as error:
+            raise InputError(f"{path}, line {number}: nested too deeply to be read") from error
         except ValueError as error:
             raise InputError(f"{path}, line {number}: not valid JSON ({error})") from error
         if not isinstance(value, dict):

@@ -20,6 +20,7 @@ from rerankit.models import embedded
 from rerankit.models.backend_torch import quiet
 from rerankit.models.checkpoint import Checkpoint, find_checkpoint
 from rerankit.models.convert import converted
+from rerankit.models.files import check_weights_digest, share_weights
 from rerankit.models.span_net import merge, read_tensors
 from rerankit.models.tokens import read_object
 
@@ -118,7 +119,7 @@ def merged(folder: Path, encoder: str | Path | None = None) -> Path:
         encoder: its base, folder or hub name; default the embedded MiniLM.
 
     Raises:
-        ModelError: the adapter is damaged, or made for another base.
+        ModelError: the adapter is damaged, changed, or made for another base.
         MissingExtraError: torch or transformers is not installed.
     """
     config, adapter = read_adapter(folder), find_checkpoint(folder)
@@ -130,6 +131,7 @@ def merged(folder: Path, encoder: str | Path | None = None) -> Path:
             "are others. Name that model with encoder=, or train an adapter for this one: rerankit train cross-encoder"
         )
     adapter.check_weights()
+    check_weights_digest(adapter.weights[0], adapter.config, _AGAIN)
     return converted(adapter, "logits", "merged", lambda target: _build(adapter, base, config.scale, target))
 
 
@@ -160,6 +162,7 @@ def write_classifier(net: Any, base: Checkpoint, target: Path) -> None:
     """Write a network and the tokenizer of its base as a checkpoint, into a folder that is there."""
     with quiet():
         net.save_pretrained(target)
+    share_weights(target)
     for pattern in _TOKENIZER:
         for file in base.folder.glob(pattern):
             shutil.copy(file, target / file.name)

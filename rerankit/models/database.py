@@ -34,6 +34,7 @@ def connect(path: str | Path, schema: str, version: int, what: str) -> sqlite3.C
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten, not only unlinked
         connection.executescript(schema)
         connection.execute(f"PRAGMA user_version = {version}")
     except BaseException:

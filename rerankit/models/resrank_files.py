@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rerankit.checks import check_bool, check_whole, is_number
 from rerankit.errors import InputError, ModelError, require
 from rerankit.models.checkpoint import find_checkpoint
+from rerankit.models.files import check_weights_digest, write_atomically
 from rerankit.models.tokens import read_object
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def read_config(folder: Path) -> ResRankConfig:
     found = read_object(file)
     if not found:
         raise ModelError(f"{folder} holds no ResRank-style model: there is no config.json. {_AGAIN}")
+    found.pop("weights_sha256", None)  # of the weights, not of the shape
     if (form := found.pop("format", None)) != FORMAT:
         raise ModelError(
             f"{file} says format {form!r}, a ResRank-style model has {FORMAT!r}. An E2Rank checkpoint is loaded as "
@@ -116,20 +118,23 @@ def save_resrank(
 
     Raises:
         ModelError: a weight is not finite.
+        StoreError: a file cannot be written.
     """
+    import hashlib
     import json
 
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     target = Path(folder).expanduser()
     weights = {name: value.detach().cpu().to(getattr(torch, dtype)) for name, value in module.state_dict().items()}
     _check_finite(weights, target)
-    target.mkdir(parents=True, exist_ok=True)
     config = dataclasses.asdict(module.config)
     config["trained"] = {**config["trained"], **trained}
-    save_file({name: value.contiguous() for name, value in weights.items()}, target / "model.safetensors")
-    (target / "config.json").write_text(json.dumps({"format": FORMAT, **config}, indent=2) + "\n", "utf-8")
+    data = save({name: value.contiguous() for name, value in weights.items()})
+    written = {"format": FORMAT, "weights_sha256": hashlib.sha256(data).hexdigest(), **config}
+    write_atomically(target / "model.safetensors", data)
+    write_atomically(target / "config.json", json.dumps(written, indent=2) + "\n")
     return target
 
 
@@ -137,7 +142,7 @@ def load_resrank(folder: str | Path, *, device: str = "cpu") -> ResRank:
     """A saved model in float32, ready to score.
 
     Raises:
-        ModelError: a file is missing or damaged, a weight is missing, of the wrong shape, or not finite.
+        ModelError: a file is missing, damaged or changed; a weight is missing, of the wrong shape, or not finite.
         MissingExtraError: torch is not installed.
     """
     place = Path(folder).expanduser()
@@ -159,6 +164,7 @@ def load_resrank(folder: str | Path, *, device: str = "cpu") -> ResRank:
         raise ModelError(f"{place / 'config.json'} describes no model: {error}. {_AGAIN}") from error
     _check_shapes({name: tuple(value.shape) for name, value in module.state_dict().items()}, weights, place)
     _check_finite(weights, place)
+    check_weights_digest(checkpoint.weights[0], checkpoint.config, _AGAIN)
     module.load_state_dict(weights, assign=True)
     return module.to(device).eval()
 

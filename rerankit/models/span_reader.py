@@ -25,6 +25,7 @@ from rerankit.models import batching, embedded, shipped
 from rerankit.models.backend_torch import TorchBackend
 from rerankit.models.backends import Choice
 from rerankit.models.checkpoint import Checkpoint, find_checkpoint
+from rerankit.models.files import check_weights_digest
 from rerankit.models.layout import Entry, probe
 from rerankit.models.meter import Meter
 from rerankit.models.span_decode import AnswerSpan, Found, decode
@@ -36,6 +37,7 @@ from rerankit.types import Passage
 __all__ = ["FORMAT", "AnswerSpan", "Reading", "SpanReader"]
 
 FORMAT = "rerankit-span-reader/1"
+_AGAIN = "Copy the folder again, or train it anew with 'rerankit train reader'."
 """In the ``config.json`` of a folder that holds an adapter."""
 
 MAX_WINDOWS = 32
@@ -98,7 +100,9 @@ class SpanReader:
             folder = Path(source).expanduser()
             checkpoint = _base(base, str(settings.get("base", "")), folder)
             net = load_net(checkpoint, headless=True)
-            merge(net, read_tensors(folder / "model.safetensors"), _number(settings, "scale", None, folder))
+            tensors = read_tensors(folder / "model.safetensors")
+            check_weights_digest(folder / "model.safetensors", settings, _AGAIN)
+            merge(net, tensors, _number(settings, "scale", None, folder))
             self.model_id = find_checkpoint(folder, name=f"reader:{folder.resolve().name}").model_id
             if calibrated:
                 self._calibration = _calibration(folder / "calibration.json")

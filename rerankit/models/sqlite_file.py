@@ -1,7 +1,8 @@
 """SqliteFile: a cache file that may lose entries but never fails its user.
 
 Write-ahead logging lets readers and writers of other processes go on side by side. A damaged file is put aside and a
-new one begun; where nothing can be written, the data live in memory.
+new one begun; where nothing can be written, the data live in memory. A file that is not sqlite's is somebody else's: it
+is refused and left as it is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rerankit.errors import InputError
+
 logger = logging.getLogger(__name__)
+
+_HEADER = b"SQLite format 3\0"
 
 
 class SqliteFile:
@@ -27,6 +32,9 @@ class SqliteFile:
 
     Attributes:
         in_memory: the file could not be used, and memory took its place.
+
+    Raises:
+        InputError: the file holds something else.
     """
 
     def __init__(self, path: str | Path, schema: str) -> None:
@@ -35,11 +43,15 @@ class SqliteFile:
         self._lock = threading.Lock()
         self._owner = 0
         self._connection: sqlite3.Connection | None = None
+        _refuse_foreign(self.path)
 
     def run(self, sql: str, values: Sequence[Any] = (), *, many: bool = False) -> list[Any]:
         """The rows of one statement, in a transaction of its own; with ``many``, one execution per row of values.
 
         Trouble with the file is logged, the file mended or replaced by memory, and the statement run once more.
+
+        Raises:
+            InputError: the file holds something else by now.
         """
         with self._lock:
             try:
@@ -67,6 +79,7 @@ class SqliteFile:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise sqlite3.OperationalError(str(error)) from error
+            _refuse_foreign(self.path)
             self._connect(str(self.path))
         assert self._connection is not None  # noqa: S101 (tells the type checker)
         return self._connection
@@ -100,6 +113,20 @@ class SqliteFile:
         for suffix in ("-wal", "-shm"):
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
         logger.warning("The cache file %s was damaged (%s); it was moved to %s and begun anew", self.path, error, aside)
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Let nobody's file be taken for a damaged cache; an empty one is none yet."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_HEADER))
+    except OSError:  # not there, or sqlite will say what is wrong with it
+        return
+    if start and start != _HEADER:
+        raise InputError(
+            f"{path} is no sqlite file, so it is left as it is: name another file for the cache, or delete this one if "
+            "it was a cache"
+        )
 
 
 def _patiently(act: Callable[[], object], seconds: float = 30.0) -> None:

@@ -6,9 +6,24 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+from rerankit.checks import is_number
+from rerankit.errors import InputError
 from rerankit.models.meter import Meter
 
-__all__ = ["Work"]
+__all__ = ["Work", "deadline_after"]
+
+
+def deadline_after(deadline_s: float | None) -> float | None:
+    """``time.monotonic()`` in ``deadline_s`` seconds; None if that is None or longer than any clock here can wait.
+
+    Raises:
+        InputError: it is not a positive number.
+    """
+    if deadline_s is None:
+        return None
+    if not is_number(deadline_s) or not deadline_s > 0:
+        raise InputError(f"deadline_s must be a positive number of seconds, got {deadline_s!r:.80}")
+    return None if deadline_s > threading.TIMEOUT_MAX else time.monotonic() + float(deadline_s)
 
 
 @dataclass(slots=True)

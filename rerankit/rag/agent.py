@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
+from rerankit.checks import check_bool, check_whole, is_number
 from rerankit.errors import InputError
 from rerankit.models.chat import ChatLM
 from rerankit.models.language import LanguageModel, language_model
@@ -71,7 +72,7 @@ class Assistant:
         feedback_weight: how far thumbs move passages, see :class:`~rerankit.rag.feedback_prior.FeedbackPrior`; 0 is
             off.
         ask_back: whether to ask back when a question is too general.
-        claim_floor: lowest match of a generated sentence with its source.
+        claim_floor: lowest match of a generated sentence with its source, from 0 to 1.
         max_question: longest message, in characters.
         **packing: as for :class:`~rerankit.rag.pipeline.RagPipeline`.
 
@@ -102,8 +103,12 @@ class Assistant:
         max_question: int = 4000,
         **packing: Unpack[PackOptions],
     ) -> None:
-        if min(fetch_k, top_k, attempts, max_aspects, max_question) < 1:
-            raise InputError("fetch_k, top_k, attempts, max_aspects and max_question must be at least 1")
+        check_whole(
+            1, fetch_k=fetch_k, top_k=top_k, attempts=attempts, max_aspects=max_aspects, max_question=max_question
+        )
+        check_bool(ask_back=ask_back)
+        if not is_number(claim_floor) or not 0 <= claim_floor <= 1:
+            raise InputError(f"claim_floor must be a number from 0 to 1, got {claim_floor!r:.80}")
         pack((), **packing)  # refuses wrong options now and not at the first question
         self.retriever, self.reranker = retriever, reranker
         model = None if llm is None else language_model(llm)

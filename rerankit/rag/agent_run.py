@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rerankit.errors import InputError, RerankitError
+from rerankit.errors import RerankitError
 from rerankit.models.meter import Meter
-from rerankit.models.work import Work
+from rerankit.models.work import Work, deadline_after
 from rerankit.rag.agent_events import Turn
 from rerankit.rag.answer import Answer
 from rerankit.rag.claims import Claim
@@ -106,10 +106,7 @@ class Run:
         Raises:
             InputError: that is not a positive number.
         """
-        if deadline_s is not None and not (isinstance(deadline_s, int | float) and deadline_s > 0):
-            raise InputError(f"deadline_s must be a positive number of seconds, got {deadline_s!r}")
-        deadline = None if deadline_s is None else time.monotonic() + deadline_s
-        return cls(question, user, conversation, where, deadline)
+        return cls(question, user, conversation, where, deadline_after(deadline_s))
 
     @property
     def expired(self) -> bool:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from itertools import chain, zip_longest
 
-from rerankit.rag.conversation import content_words
+from rerankit.rag.conversation import PRONOUN, content_words
 from rerankit.rag.sentences import sentences
 from rerankit.types import Hit, Ranking, RankingStatus, Usage
 
@@ -22,12 +22,21 @@ _CLAUSE = re.compile(
     re.IGNORECASE,
 )
 _ALONE = 3  # content words with which a clause can be searched for on its own
+_ASKED = re.compile(
+    r"\b(?:(?P<word>how|when|what|which|where|why|who|whose)\b.*?)?"
+    r"(?:\b(?:is|are|was|were|do|does|did|can|could|should|shall|will|would|may|must|has|have|had)\b"
+    r"|(?:(?<=what)|(?<=who))\s+\w{3,}s\b)(?P<about>.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""A question word, a verb ("what is", "what causes"), and what is asked about."""
+_GIVEN = re.compile(r"\b(?:i|we|you|the)\b", re.IGNORECASE)
 
 
 def split(question: str, most: int = 3) -> list[str]:
     """The separate questions in ``question``, each with the sentences that lead to it; at least one, at most ``most``.
 
-    "How deep do I sow wheat, and when?" gives "How deep do I sow wheat?" and "when? (deep sow wheat)".
+    "How deep do I sow wheat, and how often?" gives "How deep do I sow wheat" and "how often? (deep sow wheat)".
+    "What is lime for?" is complete and stays as it is.
     """
     spans = [question[start:end] for start, end in sentences(question)]
     lead = " ".join(span for span in spans if not span.endswith("?"))
@@ -35,8 +44,22 @@ def split(question: str, most: int = 3) -> list[str]:
     if not 1 < len(asked) <= most:
         return [question]
     first = " ".join(content_words(asked[0]))
-    whole = [asked[0], *(c if len(content_words(c)) >= _ALONE else f"{c} ({first})" for c in asked[1:])]
+    whole = [asked[0], *(clause if _complete(clause) else f"{clause} ({first})" for clause in asked[1:])]
     return [f"{lead} {clause}".strip() for clause in whole]
+
+
+def _complete(clause: str) -> bool:
+    """Whether a clause can be searched for on its own: by its many words, or as a short question about something.
+
+    "How often?", "what does it cost?", "what is the dose?" and "when do I spray?" are not about anything by themselves.
+    """
+    if len(content_words(clause)) >= _ALONE:
+        return True
+    asked = _ASKED.search(clause)
+    if asked is None or PRONOUN.search(clause):
+        return False
+    needed = 2 if _GIVEN.search(asked["about"]) or not asked["word"] else 1
+    return len(content_words(asked["about"])) >= needed
 
 
 def covering(question: str, rankings: Sequence[Ranking]) -> Ranking:

@@ -15,7 +15,7 @@ from rerankit.models.protocols import Embedder
 from rerankit.rag.memory import Remembered
 from rerankit.rag.terms import is_function_word, terms
 
-__all__ = ["condense", "content_words"]
+__all__ = ["PRONOUN", "condense", "content_words"]
 
 _WORD = re.compile(r"[^\W_]+(?:[-'\u2019][^\W_]+)*")
 _SWAP = re.compile(r"(?:and|but|or)?\s*(?:what|how)\s+about\s+(.+)|(?:and|but|or)\s+(.+)", re.IGNORECASE | re.DOTALL)
@@ -24,7 +24,7 @@ _ASKS = re.compile(
     re.IGNORECASE,
 )
 _LEADING = re.compile(r"(?:(?:what|how)\s+about|on|in|for|with|at|by|of|the|a|an|my|our|to)\s+", re.IGNORECASE)
-_PRONOUN = re.compile(r"\b(?:its?|they|them|their|these|those|this|that|s?he|her|him|his|ones?)\b", re.IGNORECASE)
+PRONOUN = re.compile(r"\b(?:its?|they|them|their|these|those|this|that|s?he|her|him|his|ones?)\b", re.IGNORECASE)
 _CONJUNCTION = re.compile(r"\s*(?:and|but|or|then|so)\b", re.IGNORECASE)
 _ADDED = re.compile(r" \([^()]*\)$")
 _PLACE = re.compile(r"\b(?:on|in|for|with|at|by|into|under|after|before)\s+(?:(?:the|a|an|my|our)\s+)?", re.IGNORECASE)
@@ -60,7 +60,7 @@ def content_words(text: str) -> list[str]:
 
 
 def _continues(question: str, last: Remembered, before: str, embedder: Embedder) -> bool:
-    words, pronoun = content_words(question), _PRONOUN.search(question)
+    words, pronoun = content_words(question), PRONOUN.search(question)
     if not words or _CONJUNCTION.match(question):
         return True
     if pronoun and len(content_words(question[: pronoun.start()])) <= _SHORT:
@@ -97,7 +97,24 @@ def _swapped(before: str, said: str, embedder: Embedder) -> str:
     best = max(range(len(slots)), key=cosines.__getitem__)
     if cosines[best] < _NEAR_SLOT:
         return f"{before} ({new})"
-    return f"{before[: slots[best].start()]}{new}{before[slots[best].end() :]}"
+    return _joined(before[: slots[best].start()], new, before[slots[best].end() :])
+
+
+def _joined(left: str, new: str, right: str) -> str:
+    """``new`` in its place, without what it would say twice: "into [dry soil] soil" is "into dry soil"."""
+    before, words, after = ([*_WORD.finditer(part)] for part in (left, new, right))
+    if left.endswith(" ") and (count := _overlap(before, words)):
+        left = left[: before[-count].start()]
+    if right.startswith(" ") and (count := _overlap(words, after)):
+        right = right[after[count - 1].end() :]
+    return f"{left}{new}{right}"
+
+
+def _overlap(first: Sequence[re.Match[str]], second: Sequence[re.Match[str]]) -> int:
+    """How many words end the first and begin the second."""
+    ending, beginning = ([match[0].casefold() for match in words] for words in (first, second))
+    longest = min(len(ending), len(beginning))
+    return next((count for count in range(longest, 0, -1) if ending[-count:] == beginning[:count]), 0)
 
 
 def _bare(text: str) -> str:

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -97,7 +98,7 @@ def grades(vote: Vote) -> dict[str, int]:
 
 
 def export_feedback(memory: Memory, path: str | Path, *, form: Form = "lists") -> int:
-    """Write all feedback as JSON lines; returns how many.
+    """Write all feedback as JSON lines; returns how many. A failure leaves the file that was there before.
 
     Args:
         memory: where it is.
@@ -114,8 +115,21 @@ def export_feedback(memory: Memory, path: str | Path, *, form: Form = "lists") -
         raise InputError(f"Feedback is exported as {' or '.join(get_args(Form))}, not {form!r}")
     rows = list(_lists(memory.votes()) if form == "lists" else _events(memory.votes()))
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    Path(path).write_text(text, encoding="utf-8")
+    _replace(Path(path), text.encode("utf-8", "backslashreplace"))  # a lone surrogate becomes JSON's escape of it
     return len(rows)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    if path.exists() and not path.is_file():  # a device or a pipe: nothing to put in its place
+        path.write_bytes(data)
+        return
+    target = path.resolve()
+    partial = target.with_name(f".rerankit-{uuid.uuid4().hex}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _lists(votes: Iterable[Vote]) -> Iterator[dict[str, Any]]:

@@ -152,11 +152,21 @@ class Memory:
         return [row[0] for row in self._run(sql, (_name(user),))]
 
     def forget(self, user: str, conversation: str | None = None) -> int:
-        """Delete one conversation, or all of a user's, feedback included; returns how many turns that were."""
+        """Delete one conversation, or all of a user's, feedback included; returns how many turns that were.
+
+        The texts are overwritten in the file, and its write-ahead log is emptied unless another process is in the
+        midst of reading it.
+
+        Raises:
+            InputError: a name is no string of at most 200 characters.
+            StoreError: the file cannot be written.
+        """
         sql, values = "DELETE FROM turns WHERE user = ?", [_name(user)]
         if conversation is not None:
             sql, values = f"{sql} AND conversation = ?", [*values, _name(conversation)]
-        return len(self._run(f"{sql} RETURNING id", values))
+        count = len(self._run(f"{sql} RETURNING id", values))
+        self._run("PRAGMA wal_checkpoint(TRUNCATE)")
+        return count
 
     def vote(
         self,
@@ -177,8 +187,10 @@ class Memory:
             passages: ids that should have been cited.
 
         Raises:
-            InputError: nothing is said, or this user has no such turn.
+            InputError: nothing is said, something is of the wrong type or holds lone surrogates, or this user has no
+                such turn.
         """
+        _check_feedback(helpful, correction, passages)
         if helpful is None and not correction.strip() and not passages:
             raise InputError("Feedback is a thumb (helpful), a correction, or the passages that answer; got none")
         known = isinstance(turn, int) and abs(turn) < 2**63
@@ -240,3 +252,19 @@ def _name(value: str) -> str:
     if not isinstance(value, str) or len(value) > _LONGEST_NAME:
         raise InputError(f"A user or conversation is a string of at most {_LONGEST_NAME} characters, got {value!r:.60}")
     return value
+
+
+def _check_feedback(helpful: object, correction: object, passages: object) -> None:
+    if not (helpful is None or isinstance(helpful, bool)):
+        raise InputError(f"helpful is True, False or None, got {helpful!r:.60}")
+    if not isinstance(correction, str):
+        raise InputError(f"The correction is a string, got {correction!r:.60}")
+    if isinstance(passages, str) or not isinstance(passages, Sequence):
+        raise InputError(f"passages is a list of passage ids, got {passages!r:.60}")
+    for passage in passages:
+        if not isinstance(passage, str) or not _is_unicode(passage):  # JSON would hide what sqlite refuses
+            raise InputError(f"A passage id is a string without lone surrogates, got {passage!r:.60}")
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)

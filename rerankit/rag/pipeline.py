@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Unpack
 
 from rerankit.errors import InputError
+from rerankit.models.work import deadline_after
 from rerankit.rag.answer import Answer, Generator
 from rerankit.rag.context import Context, PackOptions, pack
 from rerankit.rag.events import Delta, Done, Event, Packed, RagResult, Reranked, Retrieved
@@ -239,9 +240,7 @@ class RagPipeline:
 def _start(question: str, deadline_s: float | None) -> _Run:
     if not isinstance(question, str) or not question.strip():
         raise InputError("The question is empty; ask something")
-    if deadline_s is not None and not (isinstance(deadline_s, int | float) and deadline_s > 0):
-        raise InputError(f"deadline_s must be a positive number of seconds, got {deadline_s!r}")
-    return _Run(question, None if deadline_s is None else time.monotonic() + deadline_s)
+    return _Run(question, deadline_after(deadline_s))
 
 
 def _nothing_found(run: _Run, where: Mapping[str, Any] | None) -> Answer | None:

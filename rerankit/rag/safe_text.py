@@ -9,8 +9,13 @@ from rerankit.rerankers.prepare import clean
 
 __all__ = ["defused", "defused_stream"]
 
-_ACTIVE = re.compile(r"!(?=\[)|\](?=\()|<(?=[A-Za-z/!?])")
-"""The beginnings of a Markdown image, the target of a Markdown link, and an HTML tag."""
+_ACTIVE = re.compile(r"!(?=\[)|\](?=[(:])|<(?=[A-Za-z/!?])")
+"""The beginnings of a Markdown image, the target of a Markdown link, and an HTML tag.
+
+A target stands behind the words, ``[a](http://b)``, or on a line of its own that also makes a link of every other
+``[a]`` in the text, ``[a]: http://b``. Such a line may be part of a quote or a list, and its label may go over several
+lines, so wherever ``]:`` stands it is taken for one.
+"""
 
 _DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -18,7 +23,8 @@ _DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 def defused(text: str) -> str:
     """``text`` with a space inside everything that Markdown or HTML would act on, and without control characters.
 
-    ``![a](http://b)`` becomes ``! [a] (http://b)``: readable, but no image that is fetched. ``< 5 cm`` stays.
+    ``![a](http://b)`` becomes ``! [a] (http://b)``: readable, but no image that is fetched. ``[1]: http://b``
+    becomes ``[1] : http://b``, so that citations lead nowhere. ``< 5 cm`` stays.
     """
     return _ACTIVE.sub(lambda match: match[0] + " ", _DIRECTION.sub("", clean(text)))
 

@@ -32,6 +32,7 @@ import numpy as np
 
 from rerankit.checks import check_choice
 from rerankit.errors import InputError, ModelError
+from rerankit.models.work import deadline_after
 from rerankit.rerankers.call import Call, Request, Scored, split_usage
 from rerankit.rerankers.prepare import Prepared, prepare
 from rerankit.rerankers.results import build_ranking, fallback_ranking, non_finite, validated
@@ -148,7 +149,7 @@ class Reranker(ABC):
 
         Arguments and errors are those of :meth:`rank`.
         """
-        return self._rank_until(requests, top_k, _deadline(deadline_s))
+        return self._rank_until(requests, top_k, deadline_after(deadline_s))
 
     def rank_whole(
         self,
@@ -177,7 +178,7 @@ class Reranker(ABC):
         The deadline counts from the call, so time spent waiting for the worker is part of it. A task cancelled while
         it waits never reaches the model; one cancelled at work stops at the model's next batch or request.
         """
-        deadline, cancelled = _deadline(deadline_s), threading.Event()
+        deadline, cancelled = deadline_after(deadline_s), threading.Event()
         context = contextvars.copy_context()
         job = functools.partial(context.run, self._rank_until, requests, top_k, deadline, cancelled)
         try:
@@ -315,14 +316,6 @@ def _checked_top_k(top_k: int | None) -> int | None:
     if isinstance(top_k, bool) or not hasattr(top_k, "__index__") or (number := operator.index(top_k)) < 1:
         raise InputError(f"top_k must be a positive whole number or None, got {top_k!r}")
     return number
-
-
-def _deadline(deadline_s: float | None) -> float | None:
-    if deadline_s is None:
-        return None
-    if not isinstance(deadline_s, (int, float, np.number)) or not deadline_s > 0:
-        raise InputError(f"deadline_s must be a positive number of seconds, got {deadline_s!r}")
-    return time.monotonic() + float(deadline_s)
 
 
 def _checked_requests(requests: Sequence[tuple[str, Candidates]]) -> list[tuple[str, Candidates]]:

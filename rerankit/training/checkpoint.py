@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from rerankit.errors import InputError, ModelError
+from rerankit.models.files import write_atomically
 
 __all__ = [
     "check_same_run",
@@ -131,31 +131,8 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     return digest.hexdigest()
 
 
-def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write a model's weights as safetensors, as other libraries read them."""
-    write_atomically(path, save(copied(weights), metadata={"format": "pt"}))
-
-
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write a file so that a crash at any moment leaves the old one or the new one, on the disk and whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the folder's entries on the disk too, where the system can (Windows cannot)."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> str:
+    """Write a model's weights as safetensors, as other libraries read them; returns the file's sha256."""
+    data = save(copied(weights), metadata={"format": "pt"})
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()

@@ -23,6 +23,7 @@ from rerankit.models.backend_torch import load_module, quiet
 from rerankit.models.batching import pad
 from rerankit.models.checkpoint import find_checkpoint
 from rerankit.models.encoder import TextEncoder
+from rerankit.models.files import share_weights
 from rerankit.models.layout import Entry
 
 __all__ = ["TrainableEncoder"]
@@ -90,6 +91,7 @@ class TrainableEncoder(nn.Module):
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*_WEIGHTS))
         with quiet():
             copy.deepcopy(self.net.model).cpu().merge_and_unload().save_pretrained(folder)
+        share_weights(folder)
         self._write_settings(folder)
         return find_checkpoint(folder).model_id
 

@@ -11,15 +11,18 @@ from typing import Any
 from rerankit.errors import InputError
 from rerankit.models import embedded
 from rerankit.models.encoder import TextEncoder
-from rerankit.models.resrank_files import ResRankConfig, load_resrank, read_config
+from rerankit.models.resrank_files import FORMAT, ResRankConfig, load_resrank, read_config
 from rerankit.models.vector_cache import open_vectors
+from rerankit.rerankers.compressed import CALIBRATION
 from rerankit.rerankers.compressed_inputs import CompressedInputs
+from rerankit.training.calibrating import calibrated
 from rerankit.training.card import DEV_FIGURES, EMBEDDED, LIST_SCORES, Card, recipe, write_card
 from rerankit.training.compressed import CompressedModel, CompressedOptions, CompressedTask, new_model
 from rerankit.training.compressed_calibration import calibrate
 from rerankit.training.compressed_data import Bank, build_bank
 from rerankit.training.compressed_encoder import TrainableEncoder
 from rerankit.training.compressed_losses import STAGES, stage_terms
+from rerankit.training.folder import check_folder
 from rerankit.training.lists import TrainingList
 from rerankit.training.lists_ndcg import ndcg_table
 from rerankit.training.loop import fit
@@ -75,11 +78,13 @@ def train_compressed(
         What each stage did.
 
     Raises:
-        InputError: data cannot be read or an option is out of range.
+        InputError: data cannot be read, an option is out of range, or the folder is of another run.
+        StoreError: a file cannot be written.
         ModelError: the encoder cannot be loaded, or a stage failed.
         MissingExtraError: a package for training is not installed.
     """
     terms = _terms(run)
+    check_folder(folder, FORMAT, run, settings, resume=resume)
     encoder = _encoder(run.encoder, settings.device)
     with closing(open_vectors(run.vectors)) as vectors:
         train, dev = train_and_dev(run, encoder, vectors, settings.seed, tell)
@@ -102,8 +107,14 @@ def train_compressed(
         reports.append(fit(task, settings, target, resume=resume, progress=progress))
     with closing(open_vectors(run.vectors)) as vectors:
         own = None if run.lora_rank else encoder  # one that learned along lies in the folder
-        tell(f"Calibration: {calibrate(folder, dev.values(), own, vectors).in_sample}")
-    _write_card(run, reports, folder, stages, len(train), {name: len(one.items) for name, one in banks.items()})
+        lists = sum(map(len, dev.values()))
+        fitted, limits = calibrated(
+            lambda: calibrate(folder, dev.values(), own, vectors), lists, folder / CALIBRATION, tell
+        )
+    if fitted is not None:
+        tell(f"Calibration: {fitted.in_sample}")
+    sizes = {name: len(one.items) for name, one in banks.items()}
+    _write_card(run, reports, folder, stages, len(train), sizes, limits)
     return reports
 
 
@@ -147,6 +158,7 @@ def _write_card(
     stages: Mapping[str, Sequence[str]],
     lists: int,
     dev: Mapping[str, int],
+    limits: Sequence[str],
 ) -> None:
     words = read_config(folder).words
     untrained = "untrained: cosine and words" if words else "cosine"
@@ -171,7 +183,7 @@ def _write_card(
         seed=reports[-1].settings.seed,
         command=command,
         tables=[ndcg_table(dev, {before: first, "this model": reports[-1].best.metrics}, command)],
-        limits=(_OWN_VECTORS, *(_WITH_WORDS if words else _WITHOUT_WORDS), LIST_SCORES, DEV_FIGURES),
+        limits=(_OWN_VECTORS, *(_WITH_WORDS if words else _WITHOUT_WORDS), LIST_SCORES, DEV_FIGURES, *limits),
         tags=("reranking", "resrank"),
         usage=_USAGE,
     )

@@ -192,9 +192,10 @@ class CrossEncoderTask:
 
         peft = require("peft", extra="train", purpose="Saving an adapter")
         tensors = peft.get_peft_model_state_dict(self.module.model, save_embedding_layers=False)
-        write_weights(folder / "model.safetensors", {name: tensor.half() for name, tensor in tensors.items()})
+        halved = {name: tensor.half() for name, tensor in tensors.items()}
         settings = {
             "format": FORMAT,
+            "weights_sha256": write_weights(folder / "model.safetensors", halved),
             "base": self.base.digest,
             "base_name": self.base.name,
             "rank": self.options.rank,

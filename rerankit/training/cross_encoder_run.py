@@ -14,16 +14,18 @@ import numpy as np
 from rerankit.checks import check_choice, check_whole
 from rerankit.errors import InputError
 from rerankit.models import embedded
-from rerankit.models.adapter import RESIDUALS, classifier_net, encoder_checkpoint, write_classifier
+from rerankit.models.adapter import FORMAT, RESIDUALS, classifier_net, encoder_checkpoint, write_classifier
 from rerankit.models.backend_torch import load_module
 from rerankit.models.checkpoint import Checkpoint, find_checkpoint
 from rerankit.models.vector_cache import open_vectors
 from rerankit.rerankers.calibration import Calibrator
 from rerankit.rerankers.cross_encoder import CrossEncoder
 from rerankit.rerankers.residual import CALIBRATION, Residual
+from rerankit.training.calibrating import calibrated
 from rerankit.training.card import DEV_FIGURES, EMBEDDED, LIST_SCORES, Card, recipe, write_card
 from rerankit.training.cross_encoder import CrossEncoderOptions, CrossEncoderTask, adapted
 from rerankit.training.cross_encoder_data import PairReader, Ranked, RankedSet, ranked
+from rerankit.training.folder import check_folder
 from rerankit.training.lists_ndcg import ndcg_table
 from rerankit.training.loop import fit
 from rerankit.training.objective import Term, parse_losses
@@ -72,11 +74,14 @@ def train_cross_encoder(
         What the run did, and the dev metrics of what was saved.
 
     Raises:
-        InputError: data cannot be read or an option is out of range.
+        InputError: data cannot be read, an option is out of range, or the folder is of another run.
+        StoreError: a file cannot be written.
         ModelError: the base cannot be loaded, or the run failed.
         MissingExtraError: a package for training is not installed.
     """
-    terms, base = _terms(run), encoder_checkpoint(run.base)
+    terms = _terms(run)
+    check_folder(folder, FORMAT, run, settings, resume=resume)
+    base = encoder_checkpoint(run.base)
     train, dev = prepared(run, folder, settings.seed, tell)
     tell(f"{len(train):,} lists, {', '.join(map(str, terms))}")
     module, cross = _module(base, run, settings.seed)
@@ -91,8 +96,11 @@ def train_cross_encoder(
         tell("Choosing the weight of the base ranking")
         best = task.tune()
         task.save(folder)
-        tell(f"Calibration: {calibrate(folder, run, task).in_sample}")
-        _write_card(run, report, task, best, folder, terms)
+        lists = sum(len(one.lists) for one in task.dev)
+        fitted, limits = calibrated(lambda: calibrate(folder, run, task), lists, folder / CALIBRATION, tell)
+        if fitted is not None:
+            tell(f"Calibration: {fitted.in_sample}")
+        _write_card(run, report, task, best, folder, terms, limits)
     return report, best
 
 
@@ -159,6 +167,7 @@ def _write_card(
     best: Mapping[str, float],
     folder: Path,
     terms: Sequence[Term],
+    limits: Sequence[str],
 ) -> None:
     sizes = {one.name: len(one.lists) for one in task.dev}
     options, command = run.options, run.command or "rerankit train cross-encoder"
@@ -182,7 +191,7 @@ def _write_card(
         seed=report.settings.seed,
         command=command,
         tables=[ndcg_table(sizes, {name: task.untrained(), "with this model": best}, command)],
-        limits=_LIMITS,
+        limits=(*_LIMITS, *limits),
         tags=("reranking", "cross-encoder"),
         usage=_USAGE,
     )

@@ -17,11 +17,13 @@ from rerankit.checks import check_choice
 from rerankit.errors import InputError, require
 from rerankit.models.adapter import encoder_checkpoint
 from rerankit.models.backend_torch import quiet
+from rerankit.models.files import share_weights
 from rerankit.rerankers.cross_encoder import CrossEncoder
 from rerankit.training.card import DEV_FIGURES, EMBEDDED, Card, write_card
 from rerankit.training.cross_encoder import list_ndcg
 from rerankit.training.cross_encoder_data import Ranked, RankedSet
 from rerankit.training.cross_encoder_run import CrossEncoderRun, prepared
+from rerankit.training.folder import check_place
 from rerankit.training.lists_ndcg import ndcg_table, over_sets
 from rerankit.training.sources import Tell, source_rows
 from rerankit.training.task import Settings
@@ -45,13 +47,14 @@ def train_with_sentence_transformers(
         Steps, and the dev metrics of what was saved.
 
     Raises:
-        InputError: data cannot be read, or there is no such loss.
+        InputError: data cannot be read, there is no such loss, or the folder is a file.
         ModelError: the base cannot be loaded.
         MissingExtraError: sentence-transformers or datasets is not installed.
     """
     theirs = require("sentence_transformers.cross_encoder", extra="train", purpose="Training by sentence-transformers")
     losses = require("sentence_transformers.cross_encoder.losses", extra="train", purpose="Losses of cross-encoders")
     name = _loss(run.losses)
+    check_place(folder)
     base = encoder_checkpoint(run.base)
     train, dev = prepared(run, folder, settings.seed, tell)
     with quiet():
@@ -73,6 +76,7 @@ def train_with_sentence_transformers(
         known = any((folder / "checkpoint").glob("checkpoint-*"))
         trainer.train(resume_from_checkpoint=resume and known)
         model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
+        share_weights(folder)
     metrics = _measured(folder, dev, run)
     _write_card(run, settings, folder, name, trainer.state.global_step, len(train), dev, metrics)
     return int(trainer.state.global_step), metrics

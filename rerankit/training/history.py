@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rerankit.training.checkpoint import write_atomically
+from rerankit.models.files import write_atomically, writing
 
 __all__ = ["History"]
 
@@ -45,7 +45,7 @@ class History:
     def add(self, row: Mapping[str, Any]) -> None:
         """One more row."""
         self.rows.append(dict(row))
-        with self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(_line(row))
 
 

@@ -132,13 +132,13 @@ def split_lists(
 ) -> tuple[list[TrainingList], list[TrainingList]]:
     """Lists for training, and lists to choose the best checkpoint by.
 
-    A hash of the query decides, so lists of one query stay together (letter case and white space aside), and a query
-    keeps its side when others are added. Neither side is empty: where the hashes would leave one so, the query nearest
-    to it moves over.
+    The queries with the lowest hashes are held out, so lists of one query stay together (letter case and white space
+    aside), the order of the lists does not matter, and few queries change sides when others are added.
 
     Args:
         lists: in any order, which both sides keep.
-        share: about this share of the queries goes to the second side, between 0 and 1.
+        share: of the different queries that goes to the second side, between 0 and 1; rounded, and at least one query
+            on each side.
         seed: another one gives another split.
 
     Raises:
@@ -147,12 +147,13 @@ def split_lists(
     if not (is_number(share) and 0.0 < share < 1.0):
         raise InputError(f"share lies between 0 and 1, got {share!r}")
     places = [_place(item.query, seed) for item in lists]
-    low, high = min(places, default=0.0), max(places, default=0.0)
-    if low == high:
+    ordered = sorted(set(places))
+    if len(ordered) < 2:
         raise InputError(f"A split needs lists of two different queries; all {len(lists)} lists have the same one")
-    held_out = [place == low or (place < share and place != high) for place in places]
-    train = [item for item, out in zip(lists, held_out, strict=True) if not out]
-    return train, [item for item, out in zip(lists, held_out, strict=True) if out]
+    count = min(max(round(share * len(ordered)), 1), len(ordered) - 1)
+    last = ordered[count - 1]
+    train = [item for item, place in zip(lists, places, strict=True) if place > last]
+    return train, [item for item, place in zip(lists, places, strict=True) if place <= last]
 
 
 def write_lists(lists: Iterable[TrainingList], path: str | os.PathLike[str]) -> int:

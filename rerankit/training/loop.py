@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from rerankit.errors import InputError, ModelError, require
+from rerankit.models.files import writing
 from rerankit.training.checkpoint import write_weights
 from rerankit.training.history import History
 from rerankit.training.interrupts import Interrupts
@@ -52,6 +53,7 @@ def fit(
         InputError: the settings cannot be used here, the task has nothing to train, the checkpoint is of another run,
             or another process trains into the folder.
         ModelError: the checkpoint is damaged; or a loss, gradient or metric is not finite.
+        StoreError: a file cannot be written.
         KeyboardInterrupt: Ctrl-C, after a checkpoint was written; its message says how to go on.
     """
     require("matplotlib", extra="train", purpose="Drawing the curves of a run")
@@ -293,7 +295,8 @@ class _Run:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Keep a second process from training into the same folder."""
-    (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "checkpoint" / ".lock")
     try:
         lock.acquire(timeout=0)

@@ -196,13 +196,13 @@ class ReaderTask:
 
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors`` (the adapter and the head, by peft's names) and ``config.json``."""
-        from rerankit.training.checkpoint import write_weights
+        from rerankit.training.checkpoint import write_atomically, write_weights
 
         peft = require("peft", extra="train", purpose="Saving an adapter")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_weights(folder / "model.safetensors", peft.get_peft_model_state_dict(self.module))
+        tensors = peft.get_peft_model_state_dict(self.module)
         settings = {
             "format": FORMAT,
+            "weights_sha256": write_weights(folder / "model.safetensors", tensors),
             "base": self.checkpoint.digest,
             "base_name": self.checkpoint.name,
             "rank": self.options.rank,
@@ -210,7 +210,7 @@ class ReaderTask:
             "scale": self.options.alpha / self.options.rank,
             "max_tokens": self.options.max_tokens,
         }
-        (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+        write_atomically(folder / "config.json", json.dumps(settings, indent=2) + "\n")
 
 
 def adapted(net: Any, options: ReaderOptions, seed: int) -> Any:

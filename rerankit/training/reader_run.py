@@ -13,18 +13,23 @@ from rerankit.checks import check_whole
 from rerankit.errors import InputError
 from rerankit.models import embedded
 from rerankit.models.checkpoint import Checkpoint, find_checkpoint
+from rerankit.models.span_reader import FORMAT
 from rerankit.rerankers.calibration_fit import Quality, checked, fit_map, quality
+from rerankit.training.calibrating import calibrated
 from rerankit.training.card import EMBEDDED, Card, Table, recipe, write_card
 from rerankit.training.checkpoint import write_atomically
+from rerankit.training.folder import check_folder
 from rerankit.training.loop import fit
 from rerankit.training.reader import ReaderOptions, ReaderTask
 from rerankit.training.reader_dev import DevSet, dev_set, read_all
 from rerankit.training.reader_examples import ReaderExample, read_examples, texts_of
 from rerankit.training.reader_negatives import Swapper, hard_negatives
-from rerankit.training.sources import Sources, source_name, source_rows
+from rerankit.training.sources import Sources, Tell, source_name, source_rows
 from rerankit.training.task import Progress, Report, Settings
 
 __all__ = ["ReaderRun", "calibrate", "train_reader"]
+
+CALIBRATION = "calibration.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,21 +48,29 @@ class ReaderRun(Sources):
 
 
 def train_reader(
-    run: ReaderRun, settings: Settings, folder: Path, *, resume: bool = True, progress: Progress | None = None
-) -> tuple[Report, Quality]:
+    run: ReaderRun,
+    settings: Settings,
+    folder: Path,
+    *,
+    resume: bool = True,
+    progress: Progress | None = None,
+    tell: Tell = lambda _: None,
+) -> tuple[Report, Quality | None]:
     """Train, calibrate on the dev data, and write a folder for :class:`~rerankit.models.span_reader.SpanReader`.
 
     Returns:
-        What the run did, and how well its probabilities fit the dev data.
+        What the run did, and how well its probabilities fit the dev data; None where these give no calibration.
 
     Raises:
-        InputError: data cannot be read or an option is out of range.
+        InputError: data cannot be read, an option is out of range, or the folder is of another run.
+        StoreError: a file cannot be written.
         ModelError: the encoder cannot be loaded, or the run failed.
         MissingExtraError: peft, matplotlib or scikit-learn is not installed.
     """
     check_whole(1, dev_count=run.dev_count)
     if not run.dev:
         raise InputError("A reader needs dev data: name a collection outside the domains of the training data")
+    check_folder(folder, FORMAT, run, settings, resume=resume)
     excluded = frozenset[str]().union(*map(texts_of, run.exclude))
     parts = [
         read_examples(one, corpus=run.corpus, count=run.count, exclude=excluded, seed=settings.seed) for one in run.data
@@ -65,8 +78,9 @@ def train_reader(
     dev = [_dev_set(one, run, settings.seed) for one in run.dev]
     task = _task(parts, dev, _encoder(run.base), run.options, settings.seed)
     report = fit(task, settings, folder, resume=resume, progress=progress)
-    fitted = calibrate(task, folder)
-    _write_card(run, report, fitted, folder, [len(part) for part in parts])
+    asked = {example.question for one in dev for example in one.examples}
+    fitted, limits = calibrated(lambda: calibrate(task, folder), len(asked), folder / CALIBRATION, tell)
+    _write_card(run, report, fitted, folder, [len(part) for part in parts], limits or (_CALIBRATED,))
     return report, fitted
 
 
@@ -90,7 +104,7 @@ def calibrate(task: ReaderTask, folder: Path) -> Quality:
         "brier": result.brier,
         "ece": result.ece,
     }
-    write_atomically(folder / "calibration.json", json.dumps(facts, indent=2) + "\n")
+    write_atomically(folder / CALIBRATION, json.dumps(facts, indent=2) + "\n")
     return result
 
 
@@ -120,7 +134,14 @@ def _encoder(base: str | None) -> Checkpoint:
     return found
 
 
-def _write_card(run: ReaderRun, report: Report, fitted: Quality, folder: Path, sizes: Sequence[int]) -> None:
+def _write_card(
+    run: ReaderRun,
+    report: Report,
+    fitted: Quality | None,
+    folder: Path,
+    sizes: Sequence[int],
+    limits: Sequence[str],
+) -> None:
     counts = [f"{size:,} answerable examples" for size in sizes]
     options, command = run.options, run.command or "rerankit train reader"
     shape = {
@@ -130,6 +151,7 @@ def _write_card(run: ReaderRun, report: Report, fitted: Quality, folder: Path, s
         "changed word in the question, the others with a near passage",
     }
     best = report.best.metrics
+    calibration = "none" if fitted is None else f"Platt, expected calibration error {fitted.ece:.3f}"
     names = [source_name(one) for one in run.dev]
     rows = [[name, *(best.get(f"{kind} {name}", "") for kind in ("exact", "f1", "area"))] for name in names]
     title = f"Best span and answerability on {run.dev_count} dev questions per set, as the run measures them"
@@ -139,11 +161,11 @@ def _write_card(run: ReaderRun, report: Report, fitted: Quality, folder: Path, s
         license=run.licence,
         base_model=run.base or EMBEDDED,
         sources=source_rows(run, "choice of the weights, calibration", counts),
-        recipe={**shape, **recipe(report), "calibration": f"Platt, expected calibration error {fitted.ece:.3f}"},
+        recipe={**shape, **recipe(report), "calibration": calibration},
         seed=report.settings.seed,
         command=command,
         tables=[Table(title, ("set", "exact", "F1", "area"), rows, command)],
-        limits=_LIMITS,
+        limits=(*_LIMITS, *limits),
         pipeline_tag="question-answering",
         tags=("reading", "abstention"),
         usage=_USAGE,
@@ -167,5 +189,7 @@ print(reading.spans[0].text, reading.probability)
 _LIMITS = (
     "As good as its encoder is in a language and a field. A small one finds places that fit; it does not reason.",
     "A span is a piece of one passage; yes-or-no answers and answers put together from several places have none.",
-    "The probability is calibrated on passages that are right and near passages that are wrong in equal number.",
+)
+_CALIBRATED = (
+    "The probability is calibrated on passages that are right and near passages that are wrong in equal number."
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import rerankit
+from rerankit.errors import InputError
 from rerankit.models.encoder import TextEncoder
 from rerankit.models.vector_cache import KeepsVectors
 from rerankit.training.card import Source
@@ -81,7 +82,7 @@ def train_and_dev(
         tell: is told what takes long, and what was left out.
 
     Raises:
-        InputError: a source cannot be read.
+        InputError: a source cannot be read, or the dev data ask all that the training data ask.
     """
     excluded = frozenset[str]().union(*map(texts_of, run.exclude))
 
@@ -105,6 +106,11 @@ def train_and_dev(
         dev[source_name(one, dev)] = [item for item in found if item.relevant]
     known = {query_key(item.query) for part in dev.values() for item in part}
     kept = [item for item in train if query_key(item.query) not in known]
+    if train and not kept:
+        raise InputError(
+            f"All {len(train)} training lists ask what a dev list asks and are left out: nothing is left to train on. "
+            "Name dev data with other questions, or none (a tenth of the data is then held out)"
+        )
     if len(kept) < len(train):
         tell(f"{len(train) - len(kept)} training lists ask what a dev list asks and are left out")
     return kept, dev

@@ -24,7 +24,7 @@ from rerankit.training.optimizer import adamw, fill_optimizer, optimizer_tensors
 from rerankit.training.randomness import RandomState
 from rerankit.training.task import Best, Identified, Settings, Task
 
-__all__ = ["Place", "State"]
+__all__ = ["Place", "State", "setting_of"]
 
 
 @dataclass(slots=True)
@@ -129,9 +129,19 @@ class State:
         RandomState(parts["random"], facts["random"]).restore(self.device)
 
 
-def _identity(task: Task, settings: Settings, device: torch.device) -> dict[str, Any]:
-    """What makes a run the same run, in JSON's types."""
+def setting_of(settings: Settings) -> dict[str, Any]:
+    """The settings that make a run the same run, in JSON's types."""
     chosen = asdict(settings)
     del chosen["checkpoint_every"], chosen["device"]  # the one changes no number, of the other the kind counts
+    return chosen
+
+
+def _identity(task: Task, settings: Settings, device: torch.device) -> dict[str, Any]:
+    """What makes a run the same run, in JSON's types."""
     data = task.fingerprint if isinstance(task, Identified) else None
-    return {"setting": chosen, "data": data, "device": device.type, "shape of": shapes(trained(task.module))}
+    return {
+        "setting": setting_of(settings),
+        "data": data,
+        "device": device.type,
+        "shape of": shapes(trained(task.module)),
+    }

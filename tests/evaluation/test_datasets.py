@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rerankit.errors import InputError
-from rerankit.evaluation.datasets import open_dataset
+from rerankit.evaluation.datasets import open_dataset, read_corpus
 from rerankit.evaluation.formats import read_qrels, read_run, write_run
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -82,6 +82,8 @@ def test_ids_that_lead_nowhere_are_reported_and_left_out(tmp_path):
     ("name", "content", "message"),
     [
         ("corpus.jsonl", '{"_id": "p1", "text": "a"}\n{oops\n', r"corpus.jsonl, line 2: not valid JSON"),
+        ("corpus.jsonl", "[" * 200_000 + "\n", r"corpus.jsonl, line 1: nested too deeply"),
+        ("queries.jsonl", '{"_id": ' * 200_000 + "\n", r"queries.jsonl, line 1: nested too deeply"),
         ("corpus.jsonl", "[1]\n", r"line 1: expected an object"),
         ("corpus.jsonl", '{"_id": "p1"}\n', r"line 1, id 'p1': has no 'text'"),
         ("corpus.jsonl", '{"_id": "p1", "text": "a", "metadata": 3}\n', r"metadata is not an object"),
@@ -126,6 +128,19 @@ def test_files_that_are_not_text(tmp_path):
         read_qrels(tmp_path / "missing.tsv")
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_no_more_is_read_than_allowed(tmp_path, pack):
+    path = tmp_path / ("c.jsonl" if pack is bytes else "c.jsonl.gz")
+    rows = '{"id": "a", "text": "caf\u00e9"}\n{"id": "b", "text": "x"}\n'.encode()
+    path.write_bytes(pack(rows))
+    assert len(list(read_corpus(path, most_bytes=len(rows)))) == 2
+    with pytest.raises(InputError, match=rf"more than {len(rows) - 1} bytes"):
+        list(read_corpus(path, most_bytes=len(rows) - 1))
+    path.write_bytes(pack(b"a" * 10_000_000 + b"\xff"))  # what is not read cannot be found wrong
+    with pytest.raises(InputError, match=r"more than 1,000 bytes"):
+        list(read_corpus(path, most_bytes=1000))
+
+
 def test_a_run_survives_writing_and_reading(tmp_path):
     run = {"q1": {"b": 2.5, "a": 2.5, "c": -1.0}}
     write_run(run, tmp_path / "x.run", "mine")
@@ -137,7 +152,11 @@ def test_a_run_survives_writing_and_reading(tmp_path):
 def test_folders_that_are_no_collection(tmp_path):
     with pytest.raises(InputError, match="No test collection at"):
         open_dataset(tmp_path / "missing")
-    with pytest.raises(InputError, match=r"holds none of corpus\.jsonl"):
+    with pytest.raises(InputError, match=r"holds none of corpus\.jsonl, corpus\.jsonl\.gz$"):
+        open_dataset(tmp_path)
+    for name in (".secret.jsonl", "salaries.xlsx", "passages.jsonl"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"corpus\.jsonl\.gz; found: passages\.jsonl$"):
         open_dataset(tmp_path)
     beir(tmp_path)
     with pytest.raises(InputError, match=r"no split 'dev'; it has \['test'\]"):

@@ -152,6 +152,77 @@ def test_every_update_is_handled_once_and_confirmed(bot, telegram):
     assert all(len(bot.assistant.memory.history(f"telegram:{n}", f"{n}/0")) == 1 for n in range(10, 17))
 
 
+def test_a_restart_answers_nothing_twice(bot, telegram):
+    """Stopped behind the first answer, and by Ctrl-C in the third message."""
+    telegram.updates = [message(n, "When are sheep shorn?", user=n, chat=n) for n in (1, 2, 3)]
+    answer = telegram.answer
+
+    def stopping(path, body):
+        telegram.stop.set()
+        return answer(path, body)
+
+    telegram.answer = stopping
+    bot.run()
+    assert telegram.offsets == [0, 2]
+    assert [body["chat_id"] for _, body in telegram.sent] == [1, 1]
+    telegram.answer, handle = answer, bot.handle
+    telegram.stop.clear()
+
+    def interrupted(update):
+        if update["update_id"] == 3:
+            raise KeyboardInterrupt
+        handle(update)
+
+    bot.handle = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        bot.run()
+    bot.handle = handle
+    assert [update["update_id"] for update in telegram.updates] == [3]
+    bot.run()
+    assert [body["chat_id"] for method, body in telegram.sent if method == "sendMessage"] == [1, 2, 3]
+
+
+def test_a_signal_lets_the_answer_under_way_be_finished(bot, telegram):
+    telegram.updates = [message(1, "/start"), message(2, "/start")]
+    handle = bot.handle
+
+    def signalled(update):
+        bot.stop(15, None)
+        handle(update)
+
+    bot.handle = signalled
+    bot.run()
+    assert len(telegram.texts()) == 1
+    assert telegram.offsets == [0, 2]
+    telegram.stop.clear()
+    with pytest.raises(KeyboardInterrupt):
+        bot.stop(15, None)
+
+
+def test_a_server_that_is_gone_at_the_end_is_no_failure(bot, telegram, caplog):
+    telegram.updates = [message(1, "/start")]
+    answer = telegram.answer
+
+    def stopping(path, body):
+        if path.endswith("sendMessage"):
+            telegram.stop.set()
+            telegram.failures = [(502, b"")]
+            return 200, {"ok": True}
+        return answer(path, body)
+
+    telegram.answer = stopping
+    bot.run()
+    assert "will come again" in caplog.text
+
+
+def test_an_answer_comes_though_the_chat_cannot_be_told_of_it_before(bot, telegram):
+    telegram.updates = [message(1, "How deep is wheat sown?")]
+    answer, refused = telegram.answer, (400, {"ok": False, "description": "CHAT_WRITE_FORBIDDEN"})
+    telegram.answer = lambda path, body: refused if path.endswith("sendChatAction") else answer(path, body)
+    bot.run()
+    assert "3 to 5 cm" in telegram.texts()[0]
+
+
 def test_thumbs_become_feedback_of_the_one_who_asked(bot, telegram):
     telegram.updates = [
         message(1, "How deep is wheat sown?"), thumb(2, "down:1", user=8), thumb(3, "down:1"),
@@ -176,6 +247,17 @@ def test_commands(bot, telegram):
     assert texts[5].startswith("Write /wrong")
     assert texts[7].startswith("Write /wrong")
     assert bot.assistant.memory.conversations("telegram:7") == []
+
+
+def test_a_command_ends_at_any_white_space_and_what_cannot_be_noted_is_said(bot, telegram):
+    telegram.updates = [
+        message(1, "How deep is wheat sown?"), message(2, "/wrong \ud83d"), message(3, "/wrong\nRather 4 cm\nor so"),
+    ]  # fmt: skip
+    bot.run()
+    assert telegram.texts()[1].startswith("I cannot note that")
+    assert telegram.texts()[2].startswith("Thank you")
+    (vote,) = bot.assistant.memory.votes()
+    assert vote.correction == "Rather 4 cm\nor so"
 
 
 def test_a_conversation_is_a_chat_until_new_and_survives_a_restart(bot, telegram, example, api):
@@ -216,6 +298,21 @@ def test_patience_with_429_and_5xx_and_nonsense(api, telegram, caplog):
     ]  # fmt: skip
     assert api.call("sendMessage", chat_id=1, text="hi") is True
     assert "Too Many Requests" in caplog.text
+
+
+def test_bad_replies_are_tried_again_and_end_in_an_error_of_the_api(example, api, telegram):
+    waits = [b"9" * 400, b"-5", b'"soon"', b"1e999", b"NaN"]
+    deep = b"[" * 900 + b"]" * 900
+    for bad in (
+        (200, b"[" * 100_000), (200, b'{"ok": true, "result": ' + b"9" * 5000 + b"}"),
+        (500, b'{"description": ' + deep + b"}"),
+        *((429, b'{"parameters": {"retry_after": ' + wait + b"}}") for wait in waits),
+    ):  # fmt: skip
+        telegram.failures = [bad]
+        assert api.call("sendMessage", chat_id=1, text="hi") is True
+        telegram.failures = [bad] * 4
+        with pytest.raises(example["bot_api"].BotError, match="status"):
+            api.call("getMe")
 
 
 def test_retry_after_is_what_is_waited(example, telegram):

@@ -15,6 +15,7 @@ from rerankit.errors import ModelError
 from rerankit.models.adapter import classifier_net, head_names, is_adapter, merged, read_adapter
 from rerankit.models.backend_torch import quiet
 from rerankit.models.checkpoint import find_checkpoint
+from rerankit.models.files import sha256_of
 from rerankit.models.pair_encoder import PairEncoder
 
 PAIRS = [("how deep to sow maize", "sow the seed deep in dry soil"), ("rust", "cow water"), ("dry season", "rust")]
@@ -108,6 +109,21 @@ def test_a_file_cut_short_is_refused(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ModelError, match="damaged"):
         merged(place, base)
+
+
+def test_weights_that_are_not_those_of_the_training_are_refused(tmp_path):
+    place, base = save_adapter(tmp_path)
+    weights, config = place / "model.safetensors", place / "config.json"
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps({**settings, "weights_sha256": sha256_of(weights)}))
+    assert (merged(place, base) / "model.safetensors").stat().st_mode == (base / "config.json").stat().st_mode
+    data = bytearray(weights.read_bytes())
+    data[-3] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(ModelError, match=r"not the file that the training wrote.*train it anew"):
+        merged(place, base)
+    config.write_text(json.dumps(settings))
+    merged(place, base)
 
 
 @pytest.mark.parametrize(

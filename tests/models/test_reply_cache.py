@@ -137,7 +137,7 @@ def test_the_number_of_replies_is_bounded(file):
 
 
 def test_a_damaged_file_is_put_aside(chat, file):
-    file.write_bytes(b"not a database, but long enough to look at" * 100)
+    file.write_bytes(b"SQLite format 3\x00" + b"\xff" * 5000)
     with ChatLM(chat.url, "m", reply_cache=file) as lm:
         assert lm.generate("hi").text == "hello"
         assert lm.generate("hi").cached

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -127,6 +128,26 @@ def test_half_precision_halves_the_file(tmp_path):
     assert sizes[1] < 0.6 * sizes[0]
     given = inputs(3, 2, 5, 9)
     torch.testing.assert_close(load_resrank(half)(*given), module(*given), atol=0.01, rtol=0)
+
+
+def test_weights_that_are_not_those_of_the_training_are_refused(tmp_path):
+    folder = save_resrank(made(trained=True), tmp_path / "model")
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    data = bytearray(weights.read_bytes())
+    data[-3] ^= 1  # a small change of one number, which nothing else notices
+    weights.write_bytes(data)
+    with pytest.raises(ModelError, match=r"model\.safetensors is not the file that the training wrote.*train it anew"):
+        load_resrank(folder)
+    settings = json.loads(config.read_text())
+    del settings["weights_sha256"]
+    config.write_text(json.dumps(settings))
+    load_resrank(folder)  # it was written before there was such an entry
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
+def test_the_umask_says_who_may_read_the_weights(tmp_path):
+    folder = save_resrank(made(), tmp_path / "model")
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
 
 
 class Encoder:

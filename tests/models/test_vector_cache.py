@@ -74,14 +74,33 @@ def test_the_file_is_bounded_and_the_oldest_go_first(tmp_path):
     assert (tmp_path / "v").stat().st_size < 800_000
 
 
-@pytest.mark.parametrize("damage", [b"this is no database", b"SQLite format 3\x00" + b"\xff" * 5000])
-def test_a_damaged_file_is_put_aside(tmp_path, caplog, damage):
+def test_a_damaged_file_is_put_aside(tmp_path, caplog):
     path = tmp_path / "v.sqlite"
-    path.write_bytes(damage)
+    path.write_bytes(b"SQLite format 3\x00" + b"\xff" * 5000)
     VectorCache(path).put_many({b"k": ENTRY})
     assert same(VectorCache(path).get_many([b"k"])[b"k"], ENTRY)
     assert len(list(tmp_path.glob("v.sqlite.corrupt-*"))) == 1
     assert "damaged" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"x", b"a thesis" * 9, b"SQLite format 2\x00" + b"\xff" * 5000])
+def test_a_file_of_another_kind_is_refused_and_left_alone(tmp_path, content):
+    path = tmp_path / "thesis.txt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"thesis\.txt is no sqlite file"):
+        VectorCache(path)
+    path.unlink()
+    cache = VectorCache(path)
+    path.write_bytes(content)  # it came later
+    with pytest.raises(InputError, match=r"thesis\.txt is no sqlite file"):
+        cache.put_many({b"k": ENTRY})
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [content]
+
+
+def test_an_empty_file_becomes_a_cache(tmp_path):
+    (tmp_path / "v.sqlite").touch()
+    VectorCache(tmp_path / "v.sqlite").put_many({b"k": ENTRY})
+    assert same(VectorCache(tmp_path / "v.sqlite").get_many([b"k"])[b"k"], ENTRY)
 
 
 @pytest.mark.parametrize("position", [0, 20, -1])

@@ -353,13 +353,32 @@ def test_odd_questions_get_an_ordinary_turn(assistant, question):
 
 
 def test_options_out_of_range_are_refused(retriever):
-    for wrong in ({"fetch_k": 0}, {"attempts": 0}, {"feedback_weight": 2}, {"budget": 0}):
-        with pytest.raises(InputError):
+    for wrong in (
+        {"fetch_k": 0},
+        {"attempts": 0},
+        {"top_k": 1.5},
+        {"max_aspects": True},
+        {"max_question": "a"},
+        {"ask_back": "no"},
+        {"claim_floor": 9},
+        {"claim_floor": float("nan")},
+        {"feedback_weight": 2},
+        {"budget": 0},
+    ):
+        with pytest.raises(InputError, match=next(iter(wrong)).split("_")[-1]):
             Assistant(retriever, WordOverlap(), **wrong)
     with pytest.raises(SpecError):
         Assistant(retriever, WordOverlap(), llm="http://nowhere")
     with pytest.raises(InputError, match="deadline_s"):
         Assistant(retriever, WordOverlap()).ask(DEPTH, deadline_s=0)
+
+
+def test_an_endless_deadline_is_none(assistant):
+    endless = assistant.ask(DEPTH, deadline_s=float("inf"))
+    assert endless.text == assistant.ask(DEPTH, conversation="2").text
+    for wrong in (float("nan"), -float("inf")):
+        with pytest.raises(InputError, match="deadline_s"):
+            assistant.ask(DEPTH, deadline_s=wrong)
 
 
 def test_nothing_indexed_is_an_abstention():
@@ -372,15 +391,25 @@ def test_nothing_indexed_is_an_abstention():
 
 
 @settings(max_examples=200)
-@given(st.lists(st.text(alphabet="![]()<a/> \n\x1b\u202e", max_size=6)))
+@given(st.lists(st.text(alphabet="![]():<a/> \n\x1b\u202e", max_size=6)))
 def test_a_text_in_pieces_is_defused_like_the_whole(pieces):
     text = "".join(pieces)
     safe = "".join(defused_stream(pieces))
     assert safe == defused(text)
     assert "![" not in safe
     assert "](" not in safe
+    assert "]:" not in safe
     assert "<a" not in safe
     assert safe.replace(" ", "") == text.translate({0x1B: None, 0x202E: None}).replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    "definition", ["[1]: http://b", "   [1]: http://b 't'", "> [1]: http://b", "- [1]:\n  http://b", "[1\n2]: http://b"]
+)
+def test_a_definition_makes_no_links_of_citations(definition):
+    text = f"Sow 3 cm deep. [1]\n\n{definition}"
+    assert defused(text) == text.replace("]:", "] :")
+    assert "".join(defused_stream(text)) == defused(text)
 
 
 def test_plain_text_is_left_alone():
@@ -402,6 +431,25 @@ def test_splitting_keeps_what_leads_to_the_questions():
     assert len(split("Is it wet and cold?")) == 1
 
 
+@pytest.mark.parametrize(
+    ("question", "second"),
+    [
+        ("How do I treat flystrike in sheep? What is lime for?", "What is lime for?"),
+        ("How do I treat flystrike in sheep? Who buys wool?", "Who buys wool?"),
+        ("How do I treat flystrike in sheep? Is lime safe?", "Is lime safe?"),
+        ("How deep do I sow wheat and how do I control weeds?", "how do I control weeds?"),
+        ("How deep do I sow wheat, and how often?", "how often? (deep sow wheat)"),
+        ("How deep do I sow wheat, and at what rate?", "at what rate? (deep sow wheat)"),
+        ("How deep do I sow wheat? Does barley?", "Does barley? (deep sow wheat)"),
+        ("How do I treat flystrike? What does it cost?", "What does it cost? (treat flystrike)"),
+        ("How do I treat flystrike? What is the dose?", "What is the dose? (treat flystrike)"),
+        ("How do I treat flystrike, and when should I spray?", "when should I spray? (treat flystrike)"),
+    ],
+)
+def test_only_a_question_that_lacks_something_is_completed(question, second):
+    assert split(question)[1] == second
+
+
 def test_covering_takes_turns_and_holds_everything_once():
     rankings = [WordOverlap().rank(query, FARM) for query in ("wheat sown deep", "lamb colostrum birth")]
     merged = covering("both", rankings)
@@ -421,6 +469,8 @@ def before(question, topic="", kind="answer"):
         ("How deep do chickpeas go?", "And canola?", "How deep do canola go?"),
         ("What tyre pressure should the tractor have in the field?", "And on the road?",
          "What tyre pressure should the tractor have in the road?"),
+        ("How deep should I sow barley into moist soil?", "And in dry soil?",
+         "How deep should I sow barley into dry soil?"),
         ("How do I store potatoes?", "My calf has bloody scours and a fever. What now?",
          "My calf has bloody scours and a fever. What now?"),
     ],

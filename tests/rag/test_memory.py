@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -53,6 +54,20 @@ def test_forgetting_takes_the_feedback_along_and_nothing_else(memory):
     assert [vote.user for vote in memory.votes()] == ["bob"]
 
 
+def test_what_is_forgotten_is_in_no_file_while_the_program_runs(tmp_path):
+    path = tmp_path / "memory.sqlite"
+    with Memory(path) as memory:
+        for n in range(30):
+            add(memory, user="ann", question=f"SECRET {n} " * 50)
+            turn = add(memory, user="bob", question=f"kept {n}")
+        memory.vote(add(memory, user="ann"), "ann", correction="SECRET")
+        memory.vote(turn, "bob", helpful=True)
+        assert memory.forget("ann") == 31
+        written = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert b"SECRET" not in written
+    assert b"kept 29" in written
+
+
 def test_the_oldest_turns_of_a_user_make_room():
     memory = Memory(max_turns=3)
     bobs = add(memory, user="bob")
@@ -72,6 +87,21 @@ def test_only_the_one_who_asked_may_judge(memory):
         memory.vote(turn, "bob", helpful=True)
     with pytest.raises(InputError, match="Feedback is"):
         memory.vote(turn, "ann", correction="  ")
+    assert list(memory.votes()) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"passages": "cows"}, {"passages": [1]}, {"passages": ["a", None]}, {"passages": ["\ud800"]}, {"passages": 5},
+        {"helpful": "yes"}, {"helpful": 2}, {"helpful": 1}, {"correction": 5}, {"correction": None},
+        {"correction": "\ud800"},
+    ],
+)  # fmt: skip
+def test_feedback_of_the_wrong_kind_is_refused_and_nothing_kept(memory, wrong):
+    turn = add(memory)
+    with pytest.raises(InputError):
+        memory.vote(turn, "ann", **{"helpful": True, **wrong})
     assert list(memory.votes()) == []
 
 
@@ -210,3 +240,28 @@ def test_feedback_is_exported_as_training_lists_and_as_events(memory, tmp_path):
     assert [event["helpful"] for event in read_feedback(tmp_path / "events.jsonl")] == [False, True, True]
     with pytest.raises(InputError, match="lists or events"):
         export_feedback(memory, tmp_path / "x", form="csv")
+
+
+def test_odd_text_is_exported(memory, tmp_path):
+    memory.vote(add(memory, cited=["\ud800", "\u2028\0é"]), "ann", helpful=True)
+    export_feedback(memory, tmp_path / "lists.jsonl")
+    (line,) = (tmp_path / "lists.jsonl").read_text("utf-8").split("\n")[:-1]
+    assert json.loads(line)["grades"] == {"\ud800": 1, "\u2028\0é": 1}
+
+
+def test_an_export_that_fails_leaves_the_old_one(memory, tmp_path):
+    """The limit on file size stands for a disk that is full."""
+    resource = pytest.importorskip("resource")
+    target = tmp_path / "lists.jsonl"
+    target.write_text("the old export\n")
+    memory.vote(add(memory), "ann", correction="x" * 20_000)
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        with pytest.raises(OSError, match="large"):
+            export_feedback(memory, target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert target.read_text() == "the old export\n"
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["lists.jsonl"]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rerankit.errors import InputError
 from rerankit.rerankers.cache import ScoreCache, score_key
 
 parts = st.tuples(*[st.text(max_size=4)] * 5)
@@ -44,10 +45,17 @@ def test_the_oldest_entries_go_first(tmp_path):
     assert set(cache.get_many([str(i).encode() for i in range(25)]).values()) == {float(i) for i in range(15, 25)}
 
 
-@pytest.mark.parametrize("damage", [b"this is no database", b"SQLite format 3\x00" + b"\xff" * 5000])
-def test_a_damaged_file_is_put_aside(tmp_path, caplog, damage):
+def test_a_file_of_another_kind_is_refused_and_left_alone(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("this is no database")
+    with pytest.raises(InputError, match=r"notes\.txt is no sqlite file"):
+        ScoreCache(path)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["this is no database"]
+
+
+def test_a_damaged_file_is_put_aside(tmp_path, caplog):
     path = tmp_path / "c.sqlite"
-    path.write_bytes(damage)
+    path.write_bytes(b"SQLite format 3\x00" + b"\xff" * 5000)
     cache = ScoreCache(path)
     cache.put_many({b"k": 1.0})
     assert cache.get_many([b"k"]) == {b"k": 1.0}

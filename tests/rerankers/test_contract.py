@@ -280,6 +280,13 @@ def test_a_huge_passage_does_not_keep_short_ones_from_their_score():
     assert [hit.status for hit in ranking] == ["scored", "scored", "unscored"]
 
 
+@pytest.mark.parametrize("endless", [float("inf"), 1e308, 10**400, np.float32("inf")])
+def test_an_endless_deadline_is_none(endless):
+    texts = ["a wheat rust", "b", "c rust"]
+    assert WordOverlap().rank("wheat", texts, deadline_s=endless).hits == WordOverlap().rank("wheat", texts).hits
+    assert asyncio.run(WordOverlap().arank("wheat", texts, deadline_s=endless)).status == "scored"
+
+
 def test_an_ample_deadline_changes_nothing():
     texts = [f"wheat {i}" for i in range(20)]
     assert WordOverlap().rank("wheat", texts, deadline_s=60).hits == WordOverlap().rank("wheat", texts).hits

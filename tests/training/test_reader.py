@@ -12,14 +12,16 @@ from toy_lists import collection, jsonl
 from typer.testing import CliRunner
 
 from rerankit.cli.app import app
-from rerankit.errors import InputError
+from rerankit.errors import InputError, ModelError
 from rerankit.models.checkpoint import find_checkpoint
+from rerankit.models.files import sha256_of
 from rerankit.models.span_reader import SpanReader
 from rerankit.training.loop import fit
 from rerankit.training.reader import ReaderOptions, ReaderTask, marginal
 from rerankit.training.reader_dev import area, dev_set
 from rerankit.training.reader_examples import NEIGHBOURS, ReaderExample, read_examples, texts_of
 from rerankit.training.reader_negatives import Swapper, hard_negatives
+from rerankit.training.reader_run import ReaderRun, train_reader
 from rerankit.training.task import Settings
 
 THINGS = ("maize", "rust", "cow", "seed", "soil")
@@ -237,12 +239,19 @@ def test_a_reader_learns_and_reads_the_same_after_loading(source, base, tmp_path
     losses = [row["loss"]["loss"] for row in report.history if "loss" in row]
     assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:8])
     reader = SpanReader(tmp_path / "run", base=base)
+    weights = tmp_path / "run" / "model.safetensors"
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["weights_sha256"] == sha256_of(weights)
     for example in task.examples[:3]:
         item = task.item(example)
         with torch.no_grad():
             expected = task.logits([item.window])[0].numpy()
         [reading] = reader.read(example.question, [example.context])
         assert reading.null_score == pytest.approx(float(expected[0].sum()), abs=1e-3)
+    data = bytearray(weights.read_bytes())
+    data[-3] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(ModelError, match="not the file that the training wrote"):
+        SpanReader(tmp_path / "run", base=base)
 
 
 def test_options_are_checked():
@@ -270,6 +279,20 @@ def test_the_command_trains_calibrates_and_writes_a_card(source, base, tmp_path)
     assert "## Training" in card
     assert "LoRA of rank 8" in card
     assert 0.0 <= SpanReader(out, base=base).read("how deep", WORDS)[0].probability <= 1.0
+
+
+def test_without_calibration_there_is_a_reader_and_a_card_that_says_so(source, base, tmp_path):
+    told = []
+    options = ReaderOptions(rank=4, alpha=8, max_tokens=112, batch=8)
+    run = ReaderRun([str(source)], dev=[str(source)], dev_count=4, count=8, base=str(base), options=options)
+    (tmp_path / "calibration.json").write_text("{}")  # of an earlier run
+    _, fitted = train_reader(run, Settings(device="cpu"), tmp_path, tell=told.append)
+    assert fitted is None
+    [sentence] = told
+    assert "No calibrated probabilities: calibration needs 10 dev questions or more, there are" in sentence
+    assert sentence in " ".join((tmp_path / "README.md").read_text().split())
+    assert not (tmp_path / "calibration.json").exists()
+    assert SpanReader(tmp_path, base=base).read("how deep", WORDS)
 
 
 def test_the_command_needs_dev_data(source, tmp_path):

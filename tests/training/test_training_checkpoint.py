@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 from contextlib import suppress
 
 import numpy as np
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 from toy_training import CrashError, ToyTask, crash_at, same_bits, weights
 
-from rerankit.errors import InputError, ModelError
+from rerankit.errors import InputError, ModelError, StoreError
 from rerankit.training.checkpoint import read_checkpoint, write_atomically, write_checkpoint
 from rerankit.training.history import History
 from rerankit.training.loop import fit
@@ -161,6 +162,36 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_atomically(path, "new \ud800")
     assert [file.name for file in path.parent.iterdir()] == ["file.txt"]
     assert path.read_text() == "old"
+
+
+class TestAFullDisk:
+    @pytest.fixture
+    def full(self):
+        """No file may grow beyond some kilobytes."""
+        resource = pytest.importorskip("resource")
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        yield
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+    def test_is_told_with_the_file_and_leaves_the_old_one(self, tmp_path, full):
+        path = tmp_path / "file.txt"
+        write_atomically(path, "old")
+        with pytest.raises(StoreError, match=r"Cannot write .*file\.txt: .*Make room"):
+            write_atomically(path, "new" * 5000)
+        assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"file.txt": "old"}
+
+    def test_is_told_while_history_grows(self, tmp_path, full):
+        history = History(tmp_path / "history.jsonl")
+        history.begin()
+        with pytest.raises(StoreError, match=r"Cannot write .*history\.jsonl"):
+            history.add({"step": 1, "metrics": {f"of set {number}": 0.5 for number in range(1000)}})
+
+    def test_is_told_by_a_run(self, tmp_path, full):
+        with pytest.raises(StoreError, match="Cannot write"):
+            fit(ToyTask(), SETTINGS, tmp_path / "run")
 
 
 def draws():

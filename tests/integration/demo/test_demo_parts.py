@@ -300,6 +300,7 @@ def test_a_dataset_is_read_when_asked_for_and_indexed_once(tmp_path):
     ("file", "content", "told"),
     [
         ("corpus.jsonl", '{"id": "p", "text": "x"}\n' * 9, "more than the 5 passages that this app indexes"),
+        ("corpus.jsonl", '{"id": "p", "text": "' + "x" * 5000, "corpus.jsonl holds more than 1,000 bytes"),
         ("corpus.jsonl", "not json\n", "corpus.jsonl, line 1: not valid JSON"),
         ("queries.jsonl", '{"id": "q"}\n', "queries.jsonl, line 1, id 'q': has no 'text'"),
         ("queries.jsonl", "\xff", "not readable as UTF-8 text"),
@@ -309,10 +310,22 @@ def test_a_dataset_is_read_when_asked_for_and_indexed_once(tmp_path):
 def test_a_dataset_that_cannot_be_used_says_why_and_not_where_it_is(tmp_path, file, content, told):
     folder = write_dataset(tmp_path / "paddocks")
     (folder / file).write_text(content, encoding="latin-1")
+    limits = Limits(corpus=5, corpus_bytes=1000)
     with pytest.raises(InputError, match="'paddocks' cannot be used") as failure:
-        Datasets(Settings(datasets={"paddocks": folder}, limits=Limits(corpus=5))).get("paddocks")
+        Datasets(Settings(datasets={"paddocks": folder}, limits=limits)).get("paddocks")
     assert told in str(failure.value)
     assert str(tmp_path) not in str(failure.value)
+
+
+def test_a_dataset_without_passages_does_not_tell_what_else_is_there(tmp_path):
+    folder = write_dataset(tmp_path / "paddocks")
+    (folder / "corpus.jsonl").unlink()
+    for name in (".env.production", "salaries.xlsx"):
+        (folder / name).touch()
+    with pytest.raises(InputError, match=r"holds none of corpus\.jsonl") as failure:
+        Datasets(Settings(datasets={"paddocks": folder})).get("paddocks")
+    assert "env" not in str(failure.value)
+    assert "salaries" not in str(failure.value)
 
 
 @pytest.mark.parametrize(
