@@ -116,13 +116,13 @@ class SqliteFile:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Let nobody's file be taken for a damaged cache; an empty one is none yet."""
+    """Let nobody's file be taken for a damaged cache; an empty one is none yet, and a lost disk leaves zeros."""
     try:
         with path.open("rb") as file:
             start = file.read(len(_HEADER))
     except OSError:  # not there, or sqlite will say what is wrong with it
         return
-    if start and start != _HEADER:
+    if start.strip(b"\0") and start != _HEADER:
         raise InputError(
             f"{path} is no sqlite file, so it is left as it is: name another file for the cache, or delete this one if "
             "it was a cache"

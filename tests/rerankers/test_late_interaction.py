@@ -156,7 +156,7 @@ def test_vectors_are_kept_between_queries_and_processes(tmp_path):
     found = second.rank(QUERY, TEXTS)
     assert found.usage.input_tokens == 0
     assert [hit.score for hit in found] == [hit.score for hit in made]
-    path.write_bytes(b"damaged" * 1000)
+    path.write_bytes(b"SQLite format 3\0" + b"damaged" * 1000)
     third = LateInteraction(vectors=path).rank(QUERY, TEXTS)
     assert [hit.score for hit in third] == pytest.approx([hit.score for hit in made], abs=1e-5)
 
