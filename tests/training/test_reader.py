@@ -51,7 +51,7 @@ def source(tmp_path_factory):
     for i in range(40):
         text, question = deep(THINGS[i % 5], i)
         passages.append(text + " In the season water is in soil.")
-        rows.append((question, [str(i)], i))
+        rows.append((question + " in season" * (i % 2), [str(i)], i))  # ten questions: enough for a calibration
     return collection(tmp_path_factory.mktemp("data") / "deep", passages, rows)
 
 
