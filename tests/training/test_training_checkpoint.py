@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -164,33 +164,36 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old"
 
 
-class TestAFullDisk:
-    @pytest.fixture
-    def full(self):
-        """No file may grow beyond some kilobytes."""
-        resource = pytest.importorskip("resource")
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+@contextmanager
+def full_disk():
+    """No file may grow beyond some kilobytes: only inside, as the test report itself may go into a longer file."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
         yield
+    finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
 
-    def test_is_told_with_the_file_and_leaves_the_old_one(self, tmp_path, full):
+
+class TestAFullDisk:
+    def test_is_told_with_the_file_and_leaves_the_old_one(self, tmp_path):
         path = tmp_path / "file.txt"
         write_atomically(path, "old")
-        with pytest.raises(StoreError, match=r"Cannot write .*file\.txt: .*Make room"):
+        with pytest.raises(StoreError, match=r"Cannot write .*file\.txt: .*Make room"), full_disk():
             write_atomically(path, "new" * 5000)
         assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"file.txt": "old"}
 
-    def test_is_told_while_history_grows(self, tmp_path, full):
+    def test_is_told_while_history_grows(self, tmp_path):
         history = History(tmp_path / "history.jsonl")
         history.begin()
-        with pytest.raises(StoreError, match=r"Cannot write .*history\.jsonl"):
+        with pytest.raises(StoreError, match=r"Cannot write .*history\.jsonl"), full_disk():
             history.add({"step": 1, "metrics": {f"of set {number}": 0.5 for number in range(1000)}})
 
-    def test_is_told_by_a_run(self, tmp_path, full):
-        with pytest.raises(StoreError, match="Cannot write"):
+    def test_is_told_by_a_run(self, tmp_path):
+        with pytest.raises(StoreError, match="Cannot write"), full_disk():
             fit(ToyTask(), SETTINGS, tmp_path / "run")
 
 
