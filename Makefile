@@ -10,7 +10,7 @@ CLIENTS_READY := $(CLIENTS)/.ready
 TORCH := $(shell grep '^torch==' constraints.txt)
 INTEGRATIONS := $(wildcard integrations/*/pyproject.toml)
 
-Q ?= My calf has the runs. Do I take it off milk while it's on electrolytes?
+Q ?= The top is powder but there is good moisture at about 10 cm and nothing forecast. Is there a wheat I can put down there?
 ARGS ?=
 export Q
 export PIP_DISABLE_PIP_VERSION_CHECK = 1

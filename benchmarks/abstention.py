@@ -13,6 +13,9 @@ Retrieval is dense plus BM25, z-scores added, top 5. Printed for each floor of t
     answered   share of answerable questions that are answered
     relevant   share of those whose first sentence is from a relevant passage
     fooled     share of unanswerable questions that are answered all the same
+
+Sets that flatter are marked, as the files of what is measured say: "trained on"; "dev" where they chose the reader's
+weights and calibrated it; "fitted on" where the coefficients come from them.
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +47,8 @@ from rerankit.samples import farm
 from rerankit.types import Hit, Passage
 
 ROOT = Path(__file__).resolve().parents[1]
+COEFFICIENTS = {True: ROOT / "rerankit/rag/abstention_reader.json", False: ROOT / "rerankit/rag/abstention.json"}
+"""By whether there is a reader."""
 FLOORS = (0.0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7)
 
 
@@ -157,6 +163,26 @@ def ranker(passages: list[Passage], memory: Memory) -> Callable[..., list[Hit]]:
     return rank
 
 
+def tuned_on(mark: str, file: Path) -> dict[str, str]:
+    """The sets that a file of coefficients says it was fitted on, each with the mark."""
+    text = json.loads(file.read_text("utf-8")).get("fitted_on", "") if file.is_file() else ""
+    return dict.fromkeys(re.findall(r"([\w.-]+) \(", text), mark)
+
+
+def made_of(reader: str | None) -> dict[str, str]:
+    """The sets that the shipped reader or another one was trained and chosen on, by its card and calibration."""
+    folder = Path(reader) if reader else ROOT / "rerankit/weights/reader"
+    card = (folder / "README.md").read_text("utf-8") if (folder / "README.md").is_file() else ""
+    named = re.search(r"^datasets: (\[.*\])$", card, re.MULTILINE)
+    trained = dict.fromkeys(json.loads(named[1]) if named else (), "trained on")
+    return {**trained, **tuned_on("dev", folder / "calibration.json")}
+
+
+def marks(name: str, *tuned: Mapping[str, str]) -> str:
+    """What flatters a set, in words."""
+    return ", ".join(dict.fromkeys(sets[name] for sets in tuned if name in sets))
+
+
 def _z(scores: NDArray[np.floating]) -> NDArray[np.floating]:
     return (scores - scores.mean()) / (scores.std() + 1e-9)
 
@@ -211,7 +237,7 @@ def main() -> None:
     reader = None if args.reader is None else SpanReader(args.reader or None)
     memory = Memory(reader)
     bundled = support.Calibration.bundled if reader is None else read_calibration
-    target = ROOT / "rerankit" / "rag" / ("abstention.json" if reader is None else "abstention_reader.json")
+    target = COEFFICIENTS[reader is not None]
     if args.fit:
         sets = [load(args.data / name, args.questions, args.passages) for name in args.fit]
         found = [outcome for data in sets for outcome in outcomes(data, memory)]
@@ -223,6 +249,7 @@ def main() -> None:
         print(json.dumps(written, indent=2))
         bundled.cache_clear()
     calibration = bundled()
+    tuned = (made_of(args.reader) if reader is not None else {}), tuned_on("fitted on", target)
 
     data, unanswerable = sample_corpus()
     rank = ranker(data.passages, memory)
@@ -233,7 +260,8 @@ def main() -> None:
     for name in args.sets:
         if (args.data / name).is_dir():
             data = load(args.data / name, args.questions, args.passages)
-            report(f"{name} (relevant passages removed)", list(outcomes(data, memory)), calibration)
+            what = "; ".join(filter(None, ["relevant passages removed", marks(name, *tuned)]))
+            report(f"{name} ({what})", list(outcomes(data, memory)), calibration)
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def _further_arms(options: argparse.Namespace) -> Iterator[Arm]:
 
 def _fingerprint(spec: str) -> str:
     with rerankit.load(spec) as reranker:
-        return reranker.fingerprint
+        return reranker.passage_fingerprint
 
 
 def _result(folder: Path, arms: Sequence[Arm], options: argparse.Namespace) -> dict[str, PerQuery]:

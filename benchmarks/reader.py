@@ -14,6 +14,10 @@ reference answers (after SQuAD's normalising), and the share of answers that hol
 
 Abstention: every question once with and once without its relevant passages. Sorted by confidence, at each share of the
 answerable questions answered (coverage): the share of the others that are answered too (fooled).
+
+Sets that flatter are marked, as the files of what is measured say: "trained on"; "dev" where they chose the reader's
+weights and calibrated it; "fitted on" where the coefficients of the abstention, with or without a reader, come from
+them.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-from abstention import DataSet, Memory, load, ranker
+from abstention import COEFFICIENTS, DataSet, Memory, load, made_of, marks, ranker, tuned_on
 from numpy.typing import NDArray
 
 import rerankit
@@ -121,6 +125,8 @@ def main() -> None:
     memory = Memory(SpanReader(args.reader))
     sure: dict[str, tuple[list[float], list[float]]] = {way: ([], []) for way in ("sentence", "read")}
     seconds: list[float] = []
+    tuned = [made_of(args.reader), *(tuned_on("fitted on", file) for file in COEFFICIENTS.values())]
+    flatters = {name: mark for name in args.sets if (mark := marks(name, *tuned))}
     print("set            passages  way         exact     F1   holds")
     for name in args.sets:
         data = load(args.data / name, args.max_queries, args.passages)
@@ -140,9 +146,13 @@ def main() -> None:
         for passages, found in rows.items():
             for way in WAYS:
                 exact, f1, whole = quality(found, way)
-                print(f"{name:14} {passages:8}  {way:8}  {exact:7.3f} {f1:6.3f} {whole:7.3f}", flush=True)
+                print(
+                    f"{name:14} {passages:8}  {way:8}  {exact:7.3f} {f1:6.3f} {whole:7.3f}  {flatters.get(name, '')}",
+                    flush=True,
+                )
     print(f"\nSeconds per question for both, five passages: median {np.median(seconds):.2f}")
-    print("\nAbstention, all sets: share of the unanswerable that are answered\ncoverage  " + "  ".join(sure))
+    print(f"\nAbstention, all sets, of which {len(flatters)} are marked: share of the unanswerable answered")
+    print("coverage  " + "  ".join(sure))
     curves = {way: (np.array(right), np.array(wrong)) for way, (right, wrong) in sure.items()}
     columns = [curve(*pair) for pair in curves.values()]
     for i, coverage in enumerate(COVERAGES):

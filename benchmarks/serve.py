@@ -210,7 +210,7 @@ def engine_rate(reranker: Reranker, requests: Sequence[Request], seconds: float)
 
 @contextlib.contextmanager
 def serving(spec: str, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    command = [sys.executable, "-m", "rerankit.cli", "serve", "--model", f"m={spec}", "--port", "0", *options]
+    command = [sys.executable, "-m", "rerankit.cli", "serve", "--rerank", f"m={spec}", "--port", "0", *options]
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(command, stderr=log)
         try:

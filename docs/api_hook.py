@@ -1,7 +1,6 @@
 """A MkDocs hook that reads the reference from the code.
 
-A line ``::: package.name`` becomes that object's signature and docstring; ``{{ families }}`` and ``{{ aliases }}``
-become tables of what specs can name.
+A line ``::: package.name`` becomes that object's signature and docstring.
 """
 
 from __future__ import annotations
@@ -12,39 +11,30 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from rerankit import spec
-
 _LINE = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
 _SECTION = re.compile(r"^(Args|Returns|Raises|Attributes|Yields|Example|Source)s?:$", re.MULTILINE)
 _ITEM = re.compile(r"^ {4}(\S[^:]*): ", re.MULTILINE)
+_PIPE = re.compile(r"\\\|(?=[^`\n]*`[^\n]*\|$)", re.MULTILINE)
+"""In code in a table: hosts of repositories want it escaped, Python-Markdown would show the backslash."""
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by MkDocs for every page."""
-    for name, table in {"families": _families, "aliases": _aliases}.items():
-        markdown = re.sub(rf"{{{{ {name} }}}}", lambda _, table=table: table(), markdown)
-    return _LINE.sub(lambda match: "\n".join(_entry(match[1])), markdown)
-
-
-def _families() -> str:
-    rows = [f"| `{family.name}` | {family.summary} |" for family in spec.families().values()]
-    return "\n".join(["| family | what it does |", "|---|---|", *rows])
-
-
-def _aliases() -> str:
-    rows = [f"| `{name}` | `{full}` |" for name, full in spec.ALIASES.items()]
-    return "\n".join(["| name | stands for |", "|---|---|", *rows])
+    return _LINE.sub(lambda match: "\n".join(_entry(match[1])), _PIPE.sub("|", markdown))
 
 
 def _entry(name: str) -> Iterator[str]:
     value = _find(name)
-    yield f"## {name.rsplit('.', 1)[1]}\n"
-    yield from _described(name.rsplit(".", 1)[1], value)
+    module, _, short = name.rpartition(".")
+    yield f"### {short}\n"
+    if module != "rerankit":
+        yield f"`from {module} import {short}`\n"
+    yield from _described(short, value)
     if inspect.isclass(value):
         for member_name, member in vars(value).items():
             function = getattr(member, "__func__", member)
             if not member_name.startswith("_") and inspect.isfunction(function):
-                yield f"### {value.__name__}.{member_name}\n"
+                yield f"#### {value.__name__}.{member_name}\n"
                 yield from _described(member_name, function)
 
 
@@ -54,7 +44,7 @@ def _find(name: str) -> Any:
 
 
 def _described(name: str, value: Any) -> Iterator[str]:
-    if not (inspect.isclass(value) and issubclass(value, Exception)):
+    if not (inspect.isclass(value) and (issubclass(value, Exception) or getattr(value, "_is_protocol", False))):
         yield f"```python\n{name}{_signature(value)}\n```\n"
     yield _markdown(inspect.getdoc(value) or "") + "\n"
 

@@ -15,19 +15,20 @@ from rich.text import Text
 
 from rerankit.cli import show
 from rerankit.cli.app import app
+from rerankit.demo.tab_ask import EXAMPLES
 
-QUESTION = "My calf has the runs. Do I take it off milk while it's on electrolytes?"
 TARGET = Path(__file__).parent / "assets" / "ask.svg"
 
 
 def main() -> None:
     """Ask once in another process, so that the corpus is indexed, and draw the second run from its beginning."""
-    question = sys.argv[1] if len(sys.argv) > 1 else QUESTION
+    question = sys.argv[1] if len(sys.argv) > 1 else EXAMPLES[0]
     with tempfile.TemporaryDirectory() as store:
         arguments = ["ask", question, "--store", store, "--corpus", "sample:farm", "--top-k", "4"]
         subprocess.run([sys.executable, "-m", "rerankit.cli", *arguments], check=True, stdout=subprocess.DEVNULL)
         console = Console(file=io.StringIO(), record=True, width=100, highlight=False, markup=False, emoji=False)
-        console.print(Text.assemble(("$ ", "dim"), f'make ask Q="{question}"'))
+        command = "make ask" if question == EXAMPLES[0] else f'make ask Q="{question}"'
+        console.print(Text.assemble(("$ ", "dim"), command))
         with mock.patch.object(show, "results", return_value=console):
             app(arguments, standalone_mode=False)
     svg = re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="rerankit ask"), flags=re.DOTALL)  # no web fonts

@@ -1,6 +1,6 @@
 """Haystack over Chroma with rerankit, offline. Needs rerankit-haystack and chroma-haystack.
 
-pip install rerankit-haystack chroma-haystack
+In a clone: pip install '.[embedded]' ./integrations/haystack chroma-haystack
 """
 
 from __future__ import annotations

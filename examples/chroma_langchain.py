@@ -1,6 +1,6 @@
 """LangChain over Chroma with rerankit, offline. Needs langchain-rerankit and langchain-chroma.
 
-pip install langchain-rerankit langchain-chroma
+In a clone: pip install '.[embedded,chroma]' ./integrations/langchain langchain-chroma
 """
 
 from __future__ import annotations

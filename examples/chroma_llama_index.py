@@ -1,6 +1,6 @@
 """LlamaIndex over Chroma with rerankit, offline. Needs llama-index-postprocessor-rerankit and the Chroma store.
 
-pip install llama-index-postprocessor-rerankit llama-index-vector-stores-chroma
+In a clone: pip install '.[embedded]' ./integrations/llama_index llama-index-vector-stores-chroma
 """
 
 from __future__ import annotations

@@ -12,7 +12,10 @@ import rerankit
 from rerankit.rag.loading import load
 from rerankit.samples import farm
 
-SAMPLE = "My calf has the runs. Do I take it off milk while it's on electrolytes?"
+SAMPLE = (
+    "The top is powder but there is good moisture at about 10 cm and nothing forecast. "
+    "Is there a wheat I can put down there?"
+)
 question = sys.argv[1] if len(sys.argv) > 1 else SAMPLE
 passages = load(sys.argv[2:]).passages if len(sys.argv) > 2 else farm.passages()
 

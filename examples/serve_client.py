@@ -14,7 +14,7 @@ with socket.socket() as free:  # any free port; in production the server has one
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
 
-command = [sys.executable, "-m", "rerankit.cli", "serve", "--port", str(port), "--model", "fast=lexical"]
+command = [sys.executable, "-m", "rerankit.cli", "serve", "--port", str(port), "--rerank", "fast=lexical"]
 server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
 try:
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import math
 import threading
@@ -54,10 +55,9 @@ class HeldReranker:
                 self._loaded = load(self._reranker, **_opened(self._options))
             return self._loaded
 
-    @property
-    def is_loaded(self) -> bool:
-        """Whether :meth:`get` returns at once."""
-        return self._loaded is not None
+    async def aget(self) -> Reranker:
+        """:meth:`get` without blocking the event loop while the model loads."""
+        return self._loaded if self._loaded is not None else await asyncio.to_thread(self.get)
 
     def spec(self) -> str:
         """The spec.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["brackets_match", "hidden", "public_options", "public_spec"]
+__all__ = ["brackets_match", "hidden", "public_options", "public_spec", "without_addresses"]
 
 _NAMES = r"api[_-]?key|secret|passw|authorization|credential|headers|bearer"
 _SECRET = re.compile(rf"{_NAMES}|(^|[_-])(key|token)$", re.IGNORECASE)
@@ -14,6 +14,7 @@ _LOOSE = re.compile(rf"[\w.-]*({_NAMES})[\w.-]*\s*[=:]|(?<![a-z])(key|token)\s*[
 _GROUP = re.compile(r"\[([^\[\]]*)\]")
 _USER_INFO = re.compile(r"(?<=://)(?:[^/\s|:@\[\]]*:(?!\d+/)[^\s|#]*|[^/\s|]*)@")
 """Up to the last ``@`` before the path; a password may hold a slash, which a port with its path does not look like."""
+_ADDRESS = re.compile(r"\w+://[^\s|+#\[\]]*#?")
 
 
 def public_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,6 +36,11 @@ def public_spec(spec: str) -> str:
     if not brackets_match(spec) and (found := _LOOSE.search(spec)):
         spec = f"{spec[: found.start()]}..."
     return _USER_INFO.sub("", _GROUP.sub(_public_group, spec))
+
+
+def without_addresses(spec: str) -> str:
+    """``spec`` for strangers, without where its models run: ``pairwise:qwen3`` for ``pairwise:http://HOST#qwen3``."""
+    return _ADDRESS.sub("", spec)
 
 
 def brackets_match(spec: str) -> bool:

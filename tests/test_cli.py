@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import html
 import io
 import json
 import logging
@@ -17,17 +18,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 import rerankit
 from rerankit.cli import show
 from rerankit.cli.app import app
+from rerankit.cli.index import index_files
 from rerankit.cli.output import printable, to_json
+from rerankit.demo.tab_ask import EXAMPLES
 from rerankit.errors import InputError
 from rerankit.rerankers.compose import Prior
+from rerankit.samples import farm
 from rerankit.types import Hit, Passage, Ranking, Span
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +62,15 @@ def start(*arguments, **options):
     )
 
 
+def commands(group, within=""):
+    """Every command of a group and of those in it, with its name."""
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from commands(command, f"{name} ")
+        else:
+            yield within + name, command
+
+
 def lines(*rows):
     return "".join(json.dumps(row) + "\n" for row in rows)
 
@@ -77,6 +92,31 @@ class TestWhole:
         result = run(command, "--help")
         assert result.exit_code == 0
         assert "--json" in re.sub(r"\x1b\[[0-9;]*m", "", result.stdout)
+
+    def test_every_option_says_in_words_of_its_own_what_it_is(self):
+        for name, command in commands(typer.main.get_command(app)):
+            for option in command.params:
+                assert option.help, (name, option.name)
+                assert not re.match("Of |The same|In that|Or ", option.help), (name, option.name, option.help)
+
+    @pytest.mark.parametrize(
+        ("command", "name", "old", "value"),
+        [
+            ("label", "--llm", "--model", "http://127.0.0.1:9/v1#m"),
+            ("serve", "--rerank", "--model", "fast=lexical"),
+            ("demo", "--rerank", "--model", "fast=lexical"),
+            ("rank", "--out", "--output", "ranked.jsonl"),
+            ("train reader", "--lora-rank", "--rank", "8"),
+            ("train compressed", "--base", "--encoder", "my-encoder"),
+        ],
+    )
+    def test_an_option_goes_by_the_name_of_its_kind_and_by_its_old_one(self, command, name, old, value):
+        found = dict(commands(typer.main.get_command(app)))[command]
+        option = next(option for option in found.params if old in option.opts)
+        assert option.opts[0] == name
+        read = [found.make_context(command, [flag, value], resilient_parsing=True).params for flag in (name, old)]
+        assert read[0] == read[1]
+        assert value in str(read[0][option.name])
 
     def test_wrong_usage_is_status_2_and_leaves_stdout_empty(self):
         result = run("rank", "--json", "--no-such-option")
@@ -436,6 +476,23 @@ class TestAsk:
             assert part in page
         assert "\x1b" not in page
 
+    def test_the_picture_in_the_documentation_is_what_a_run_prints_today(self, farm_store):
+        (question,) = (q for q in farm.questions() if q.text == EXAMPLES[0])
+        assert f"Q ?= {question.text}\n" in (ROOT / "Makefile").read_text("utf-8")
+        report = json.loads(run("ask", question.text, "--store", farm_store, "--json").stdout)
+        assert all(fact in report["answer"]["text"] for fact in question.key_facts)
+        hits = {hit["passage"]["title"]: hit for hit in report["ranking"]["hits"]}
+        picture = (ROOT / "docs" / "assets" / "ask.svg").read_text("utf-8")
+        texts = re.findall(r"<text[^>]*>(.*?)</text>", picture)
+        pieces = [piece for text in texts if (piece := html.unescape(text).replace("\xa0", " ").strip())]
+        assert report["answer"]["text"] in " ".join(pieces)
+        drawn = [piece for piece in pieces if piece in hits][:4]
+        scores = [hit["score"] for hit in hits.values()]
+        assert [hits[title]["score"] for title in drawn] == pytest.approx(scores[:4], abs=0.01)  # near-ties may swap
+        assert hits[drawn[0]]["prior_rank"] > 5
+        plain = json.loads(run("ask", question.text, "--store", farm_store, "--rerank", "none", "--json").stdout)
+        assert not any(fact in plain["answer"]["text"] for fact in question.key_facts)
+
     def test_no_answer_is_said_and_is_no_failure(self, farm_store):
         result = run("ask", "Who won the 1972 chess title?", "--store", farm_store, "--rerank", "none", "--json")
         assert result.exit_code == 0
@@ -607,6 +664,22 @@ class TestIndex:
         assert result.exit_code == 0
         assert "sheep.txt" in result.stdout
         assert "0 deleted" in result.stdout
+
+    def test_a_file_that_goes_bad_meanwhile_keeps_its_passages(self, notes, tmp_path, monkeypatch):
+        from rerankit.rag.indexing import Indexer
+
+        class GoesBad(Indexer):
+            def run(self, *arguments, **options):
+                report = super().run(*arguments, **options)
+                (notes / "sheep.txt").write_bytes(bytes(range(32)) * 100)
+                return report
+
+        with rerankit.ChromaRetriever(tmp_path / "store") as retriever:
+            retriever.index([Passage("gone", "Gone.")])
+            monkeypatch.setattr("rerankit.rag.chroma.Indexer", GoesBad)
+            report, problems = index_files(retriever, [str(notes)], prune=True, progress=False)
+            assert (report.added, report.deleted, problems) == (2, 1, [])
+            assert {p.metadata["source"] for p in retriever.passages()} == {"rust.md", "sheep.txt"}
 
     def test_nothing_to_index_is_an_error(self, tmp_path):
         assert run("index", tmp_path / "missing", "--store", tmp_path / "store").exit_code == 1

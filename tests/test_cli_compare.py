@@ -141,6 +141,11 @@ class TestCompare:
         assert message in result.stderr
         assert not list(tmp_path.glob("out/arms/*.jsonl"))
 
+    def test_a_seed_below_zero_is_refused(self, data, tmp_path):
+        result = compare(data, tmp_path / "out", "--seed", -1)
+        assert result.exit_code == 2
+        assert "--seed" in re.sub(r"\x1b\[[0-9;]*m", "", result.stderr)
+
     def test_data_without_judgements_are_named(self, data, tmp_path):
         (data / "qrels.tsv").write_text("wheat\tunknown\t1\n")
         assert "No question of crops has a judged passage" in compare(data, tmp_path / "out").stderr
@@ -185,15 +190,27 @@ class TestGates:
         assert compare(data, good, "--arm", "candidate=lexical", "--fail-if-worse-than", bad).exit_code == 0
 
     def test_what_cannot_be_held_against_each_other_is_an_error(self):
-        one = {"data": "a", "data_sha256": "1", "metric": "RR", "arms": {"x": {"per_query": {"q": 1.0}}}, "dead": {}}
+        one = {
+            "data": "a",
+            "data_sha256": "1",
+            "metric": "RR",
+            "arms": {"x": {"per_query": {"q": 1.0}, "failed": 0}},
+            "dead": {},
+        }
         for change, message in (({"data_sha256": "2"}, "other data"), ({"metric": "AP"}, "decided by"), (
             {"arms": {"y": {"per_query": {}}}}, "none of them")):  # fmt: skip
             with pytest.raises(InputError, match=message):
                 worse_than(one, {**one, **change}, margin=0.0)
 
     def test_few_queries_go_by_the_mean_and_a_dead_arm_fails(self):
-        before = {"data": "a", "data_sha256": "1", "metric": "RR", "arms": {"x": {"per_query": {"q": 1.0}}}, "dead": {}}
-        now = {**before, "arms": {"x": {"per_query": {"q": 0.98}}}}
+        before = {
+            "data": "a",
+            "data_sha256": "1",
+            "metric": "RR",
+            "arms": {"x": {"per_query": {"q": 1.0}, "failed": 0}},
+            "dead": {},
+        }
+        now = {**before, "arms": {"x": {"per_query": {"q": 0.98}, "failed": 0}}}
         assert worse_than(now, before, margin=0.05)[0].passed
         assert not worse_than(now, before, margin=0.01)[0].passed
         assert not worse_than({**before, "arms": {}, "dead": {"x": "why"}}, before, margin=1.0)[0].passed

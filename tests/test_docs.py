@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import inspect
 import json
 import logging
 import os
@@ -20,10 +22,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import rerankit
+from rerankit import spec
 from rerankit.cli.app import app
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("integrations/*/README.md"))]
+DOCS = ROOT / "docs"
+READMES = ["README.md", "benchmarks/README.md", "examples/*/README.md", "integrations/*/README.md"]
+PAGES = [*sorted(DOCS.rglob("*.md")), *(page for pattern in READMES for page in sorted(ROOT.glob(pattern)))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 _BLOCK = re.compile(
@@ -124,6 +130,69 @@ def test_make_targets_exist():
 def _code(page: Path) -> str:
     """What stands in backticks or code blocks."""
     return "\n".join(re.findall(r"`[^`\n]+`|^```.*?^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL))
+
+
+def table(head, rows):
+    return "\n".join([head, "|---|---|", *(f"| `{name}` | {text} |" for name, text in rows)])
+
+
+def test_tables_of_specs_are_those_of_the_code():
+    page = (DOCS / "concepts" / "specs.md").read_text("utf-8")
+    assert table("| family | what it does |", [(one.name, one.summary) for one in spec._BUILT_IN]) in page
+    assert table("| name | stands for |", [(name, f"`{full}`") for name, full in spec.ALIASES.items()]) in page
+
+
+@pytest.mark.parametrize(("page", "column"), [("choosing.md", 1), ("families.md", 0)])
+def test_specs_that_pages_recommend_are_understood(page, column):
+    """Those in tables: of what to take, and of examples."""
+    kept = re.sub(r"^\| option .*?\n\n", "", (DOCS / page).read_text("utf-8") + "\n", flags=re.MULTILINE | re.DOTALL)
+    kept = re.sub(r"^\| `method` .*?\n\n", "", kept, flags=re.MULTILINE | re.DOTALL)
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in kept.splitlines() if line.startswith("| ")]
+    specs = [found[1].replace("\\|", "|") for row in rows if (found := re.match(r" `(.+?)`", row[column]))]
+    assert len(specs) > 10
+    for text in specs:
+        spec.check(text)
+
+
+OPTIONS = {
+    "late-interaction": "late_interaction:LateInteraction", "cross-encoder:NAME": "cross_encoder:CrossEncoder",
+    "cross-encoder alone": "residual:Residual", "dense": "dense:Dense", "lexical": "lexical:Lexical",
+    "fusion": "compose:Fusion", "mmr and dpp": "diversify:MMR", "cap": "diversify:SourceCap",
+    "freshness": "diversify:Freshness", "Options of pointwise families": "pairs:PointwiseReranker",
+    "Options of all families": "base:Reranker",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("section", OPTIONS)
+def test_options_and_defaults_are_those_of_the_code(section):
+    module, _, name = OPTIONS[section].partition(":")
+    family = getattr(importlib.import_module(f"rerankit.rerankers.{module}"), name)
+    init = family.__init__ if "__init__" in vars(family) else inspect.getmro(family)[1].__init__
+    parameters = [p for p in inspect.signature(init).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    page = (DOCS / "families.md").read_text("utf-8")
+    text = re.search(rf"^## {section}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)[1]
+    shown = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", text, re.MULTILINE))
+    assert shown == {p.name: written(p.default) for p in parameters}
+
+
+def written(value):
+    return str(value).lower() if isinstance(value, bool | None) else str(value).removesuffix(".0")
+
+
+def test_the_reference_holds_all_public_names():
+    names = re.findall(r"^::: (.+)$", (DOCS / "api.md").read_text("utf-8"), re.MULTILINE)
+    assert {f"rerankit.{name}" for name in rerankit.__all__} <= set(names)
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        assert inspect.getdoc(getattr(importlib.import_module(module), attribute)), name
+
+
+def test_the_command_line_page_holds_all_commands_and_variables():
+    page = (DOCS / "cli.md").read_text("utf-8")
+    commands = typer.main.get_command(app).commands
+    assert {f"| `rerankit {name}` |" for name in commands} <= set(re.findall(r"\| `rerankit \w+` \|", page))
+    code = "".join(path.read_text("utf-8") for path in (ROOT / "rerankit").rglob("*.py"))
+    assert set(re.findall(r"\bRERANKIT_[A-Z_]+\b", code)) <= set(re.findall(r"`(RERANKIT_[A-Z_]+)`", page))
 
 
 def test_blocks_that_do_not_run_say_why():

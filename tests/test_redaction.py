@@ -18,7 +18,7 @@ from rerankit.evaluation.arms import read_arms
 from rerankit.evaluation.experiment import Arm
 from rerankit.evaluation.gate import Condition
 from rerankit.evaluation.runfolder import RunFolder
-from rerankit.redaction import public_options, public_spec
+from rerankit.redaction import public_options, public_spec, without_addresses
 from rerankit.server.settings import named_models
 
 KEY, PASSWORD = "sk-SECRET", "hunter2"
@@ -236,3 +236,16 @@ def test_arms_are_named_and_shown_without_secrets(tmp_path):
 
 def test_a_served_model_without_a_name_is_told_without_secrets():
     assert named_models([f"{JUDGE}[api_key={KEY}]"]) == {"pairwise:http://127.0.0.1:1/v1#m": f"{JUDGE}[api_key={KEY}]"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("default", "default"),
+        ("chat:http://10.0.0.7:8000/v1#qwen3:8b", "chat:qwen3:8b"),
+        ("default[:30] | pairwise:https://inside/v1#qwen3[top_k=5]", "default[:30] | pairwise:qwen3[top_k=5]"),
+        ("fusion:remote:https://inside/rerank+lexical", "fusion:remote:+lexical"),
+    ],
+)
+def test_strangers_are_not_told_where_a_model_runs(spec, told):
+    assert without_addresses(spec) == told

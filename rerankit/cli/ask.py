@@ -15,6 +15,7 @@ import typer
 from rerankit.cli.index import CollectionOption, check_store, index_files
 from rerankit.cli.output import DeadlineOption, JsonOption, emit, messages, reporting
 from rerankit.errors import InputError, require
+from rerankit.rag.bounds import all_of
 from rerankit.rerankers.prepare import clean, is_blank
 from rerankit.spec import parse
 
@@ -27,23 +28,26 @@ SAMPLE = "sample:farm"
 
 
 def ask(
-    question: Annotated[str, typer.Argument(help="What you want to know.")],
+    question: Annotated[str, typer.Argument(help="The question to answer.")],
     store: Annotated[
         str | None, typer.Option("--store", "-s", metavar="DIR|URL", help="Chroma's folder, or its server.")
     ] = None,
     collection: CollectionOption = "rerankit",
     corpus: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help=f"Index these files first; {SAMPLE} is the sample corpus."),
+        typer.Option(metavar="PATH", help=f"File or folder to index first; {SAMPLE} is the sample corpus."),
     ] = None,
-    spec: Annotated[str, typer.Option("--rerank", "-r", metavar="SPEC", help="Which reranker.")] = "default",
+    spec: Annotated[
+        str, typer.Option("--rerank", "-r", metavar="SPEC", help="Reranker to use; rerankit models lists them.")
+    ] = "default",
     fetch_k: Annotated[int, typer.Option(min=1, help="Candidates to retrieve and rerank.")] = 30,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Passages to show and to answer from.")] = 5,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Passages to show and answer from.")] = 5,
     llm: Annotated[
         str | None, typer.Option(metavar="URL#MODEL", help="Let a chat model write the answer (OpenAI-compatible).")
     ] = None,
     filters: Annotated[
-        list[str] | None, typer.Option("--filter", metavar="NAME=VALUE", help="Only passages with this metadata.")
+        list[str] | None,
+        typer.Option("--filter", metavar="NAME=VALUE", help="Use only passages with this metadata; repeatable."),
     ] = None,
     deadline: DeadlineOption = None,
     as_json: JsonOption = False,
@@ -56,7 +60,7 @@ def ask(
     if fetch_k <= top_k:
         raise typer.BadParameter("must be above --top-k, or reranking has nothing to choose", param_hint="--fetch-k")
     with reporting(as_json):
-        where, timings = _where(filters or []), _Timings()
+        where, timings = all_of(_condition(item) for item in filters or []), _Timings()
         _check(question, spec, store)
         retriever = _retriever(store, collection, corpus, fetch_k)
         with retriever:
@@ -145,14 +149,6 @@ def _index(retriever: ChromaRetriever, store: str | None, corpus: str | None) ->
         typer.echo(f"Warning: {problem}", err=True)
 
 
-def _where(filters: list[str]) -> dict[str, Any] | None:
-    """Chroma's filter for ``name=value`` pairs, all of which must hold."""
-    conditions = [_condition(item) for item in filters]
-    if len(conditions) > 1:
-        return {"$and": conditions}
-    return conditions[0] if conditions else None
-
-
 def _condition(item: str) -> dict[str, Any]:
     """``year=2020`` may have been stored as a number or as text, so either matches."""
     name, sign, text = item.partition("=")
@@ -179,7 +175,7 @@ def _as_number(text: str) -> list[int | float]:
 
 
 def _as_json(
-    pipeline: RagPipeline, question: str, where: dict[str, Any] | None, deadline: float | None, timings: _Timings
+    pipeline: RagPipeline, question: str, where: Mapping[str, Any] | None, deadline: float | None, timings: _Timings
 ) -> None:
     result = pipeline.ask(question, where=where, deadline_s=deadline)
     ranking = {name: value for name, value in result.ranking.to_dict().items() if name != "stages"}

@@ -23,64 +23,83 @@ if TYPE_CHECKING:
     from rerankit.rag.answer import Generator
 
 LlmOption = Annotated[
-    str | None, typer.Option(metavar="URL#MODEL", help="A chat model writes the answers (OpenAI-compatible).")
+    str | None, typer.Option(metavar="URL#MODEL", help="Chat model that writes the answers (OpenAI-compatible).")
 ]
 MetricOption = Annotated[
-    list[str] | None, typer.Option("--metric", "-m", help="As ir_measures names it, e.g. nDCG@10; the first decides.")
+    list[str] | None,
+    typer.Option("--metric", "-m", help="Metric named as in ir_measures, e.g. nDCG@10; repeatable, the first decides."),
 ]
 
 
 def compare(
     arms_file: Annotated[
-        Path | None, typer.Argument(metavar="[ARMS.yaml]", help="A list of specs, or name: spec.")
+        Path | None, typer.Argument(metavar="[ARMS.yaml]", help="File that lists rerankers as specs, or as name: spec.")
     ] = None,
     arms: Annotated[
-        list[str] | None, typer.Option("--arm", "-a", metavar="SPEC|NAME=SPEC", help="A reranker; several times.")
+        list[str] | None, typer.Option("--arm", "-a", metavar="SPEC|NAME=SPEC", help="Reranker to compare; repeatable.")
     ] = None,
     data: Annotated[
-        str, typer.Option(metavar="farm|FOLDER|FILE", help="The sample, a collection, or a jsonl file of questions.")
+        str, typer.Option(metavar="farm|FOLDER|FILE", help="The sample, a test collection, or jsonl of questions.")
     ] = "farm",
     corpus: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Passages (jsonl) of a file of questions.")
+        Path | None, typer.Option(metavar="FILE", help="Passages (jsonl) for a file of questions.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Of a BEIR folder: qrels/SPLIT.tsv.")] = "test",
+    split: Annotated[str, typer.Option(help="Judgements of a BEIR folder to use: qrels/SPLIT.tsv.")] = "test",
     candidates: Annotated[
-        str, typer.Option(metavar="dense|hybrid|RUN", help="From Chroma, or a run that came with the data.")
+        str,
+        typer.Option(
+            metavar="dense|hybrid|RUN",
+            help="What is reranked: passages retrieved from Chroma, or a run that came with the data.",
+        ),
     ] = "dense",
     store: Annotated[
-        str | None, typer.Option("--store", "-s", metavar="DIR|URL", help="Ask this Chroma store, as it is.")
+        str | None, typer.Option("--store", "-s", metavar="DIR|URL", help="Chroma store to retrieve from, as it is.")
     ] = None,
-    collection: Annotated[str, typer.Option("--collection", "-c", help="In that store.")] = "rerankit",
-    depth: Annotated[int, typer.Option(min=1, help="Candidates per question.")] = 50,
+    collection: Annotated[str, typer.Option("--collection", "-c", help="Name of the Chroma collection.")] = "rerankit",
+    depth: Annotated[int, typer.Option(min=1, help="Candidates per question to rerank.")] = 50,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Passages in the context.")] = 5,
-    depths: Annotated[str, typer.Option(metavar="N,N,...", help="Every arm at each of these depths.")] = "",
-    top_ks: Annotated[str, typer.Option("--top-ks", metavar="N,N,...", help="... and context sizes.")] = "",
+    depths: Annotated[str, typer.Option(metavar="N,N,...", help="Try every reranker at each of these depths.")] = "",
+    top_ks: Annotated[
+        str, typer.Option("--top-ks", metavar="N,N,...", help="Try every reranker with each of these context sizes.")
+    ] = "",
     metrics: MetricOption = None,
-    margin: Annotated[float, typer.Option(min=0.0, help="Differences up to this size do not matter.")] = 0.01,
-    max_queries: Annotated[int | None, typer.Option(min=1, help="Ask so many, evenly spread.")] = None,
-    answers: Annotated[bool, typer.Option("--answers/--no-answers", help="Go on to the answer.")] = True,
+    margin: Annotated[float, typer.Option(min=0.0, help="Differences up to this size count as none.")] = 0.01,
+    max_queries: Annotated[int | None, typer.Option(min=1, help="Use at most N questions, evenly spread.")] = None,
+    answers: Annotated[
+        bool, typer.Option("--answers/--no-answers", help="Write and compare answers too, or rankings only.")
+    ] = True,
     llm: LlmOption = None,
     judge: Annotated[
-        str | None, typer.Option(metavar="URL#MODEL", help="A chat model judges the answers too, three times each.")
+        str | None,
+        typer.Option(
+            metavar="URL#MODEL", help="Chat model that judges the answers, three times each (OpenAI-compatible)."
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Default: comparisons/ and the data's name.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FOLDER", help="Folder to write to; default comparisons/ and the data's name."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the order of arms and of the resampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the order of rerankers and of the resampling.")] = 0,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep scores between runs.")] = True,
     fail_if: Annotated[
         list[str] | None,
-        typer.Option(metavar="'nDCG@10 < 0.40'", help="Status 3 if any named arm is so; or 'ARM: ms p95 > 200'."),
+        typer.Option(
+            metavar="'nDCG@10 < 0.40'",
+            help="Exit with status 3 if this holds for an arm; also 'failed > 0', 'ARM: ms p95 > 200'.",
+        ),
     ] = None,
     fail_if_worse_than: Annotated[
-        Path | None, typer.Option(metavar="FOLDER|FILE", help="Status 3 if an arm does worse than in this run.")
+        Path | None,
+        typer.Option(metavar="FOLDER|FILE", help="Exit with status 3 if an arm does worse than in this run."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare rerankers on the same candidates, from the ranking to the answer.
 
-    Writes report.html, report.md and summary.json into --out. The arm none, the first stage's own order, is always in.
-    A run that was stopped goes on when the same command is given again; more arms may be added later.
+    Each reranker is an arm; the arm none, the first stage's own order, is always in. Writes report.html, report.md and
+    summary.json into --out. An interrupted run continues when the same command is given again; arms may be added later.
     """
     with reporting(as_json):
         from rerankit.evaluation.comparison import Plan

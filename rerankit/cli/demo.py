@@ -14,27 +14,39 @@ from rerankit.errors import InputError, require
 
 def demo(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 7860,
     models: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", metavar="NAME=SPEC", help="A reranker for the menus, in place of the usual."),
+        typer.Option(
+            "--rerank",
+            "-r",
+            "--model",
+            "-m",
+            metavar="NAME=SPEC",
+            help="A reranker to choose from, in place of the built-in ones; repeatable.",
+        ),
     ] = None,
     store: Annotated[
-        str | None, typer.Option("--store", "-s", metavar="DIR|URL", help="Chroma's folder or server; default: sample.")
+        str | None,
+        typer.Option("--store", "-s", metavar="DIR|URL", help="Chroma's folder or server; default the sample."),
     ] = None,
     collection: CollectionOption = "rerankit",
     llms: Annotated[
-        list[str] | None, typer.Option("--llm", metavar="URL#MODEL", help="A chat model that may write answers.")
+        list[str] | None,
+        typer.Option(
+            "--llm", metavar="URL#MODEL", help="A chat model that may write answers (OpenAI-compatible); repeatable."
+        ),
     ] = None,
     runs: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Show the runs of rerankit compare in this folder.")
+        Path | None, typer.Option(metavar="DIR", help="Folder with runs of rerankit compare to show.")
     ] = None,
     data: Annotated[
-        list[Path] | None, typer.Option(metavar="DIR", help="A test collection for the small comparisons; repeatable.")
+        list[Path] | None, typer.Option(metavar="DIR", help="A test collection to compare rerankers on; repeatable.")
     ] = None,
-    votes: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep blind votes in this jsonl file.")] = None,
+    votes: Annotated[Path | None, typer.Option(metavar="FILE", help="File (jsonl) to keep blind votes in.")] = None,
     auth: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Ask for a name and password; one NAME:PASSWORD per line.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Users who may log in, one NAME:PASSWORD per line; default everybody."),
     ] = None,
     share: Annotated[bool, typer.Option("--share", help="Make a public link through Gradio's servers.")] = False,
 ) -> None:

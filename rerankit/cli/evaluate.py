@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN.trec...", help="TREC runs, .gz too.")],
-    qrels: Annotated[Path, typer.Option(help="Judgements: TREC, or tab-separated with a header.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN.trec...", help="TREC runs to measure, .gz too.")],
+    qrels: Annotated[Path, typer.Option(help="Relevance judgements: TREC qrels, or tab-separated with a header.")],
     metrics: MetricOption = None,
-    per_query: Annotated[bool, typer.Option("--per-query", help="With --json: the values of each query too.")] = False,
+    per_query: Annotated[
+        bool, typer.Option("--per-query", help="With --json, print the values of each query too.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print the metrics of existing TREC runs, as trec_eval computes them.

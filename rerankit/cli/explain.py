@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
 
 def explain(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a comparison.")],
-    query: Annotated[str, typer.Argument(help="Id of a question, or its text.")],
-    arm: Annotated[str | None, typer.Option("--arm", "-a", help="Only this arm.")] = None,
-    data: Annotated[str | None, typer.Option(metavar="farm|FOLDER|FILE", help="Where the data are now.")] = None,
-    metric: Annotated[str | None, typer.Option("--metric", "-m", help="Default: the one that decided.")] = None,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder written by rerankit compare.")],
+    query: Annotated[str, typer.Argument(help="A question's id or text.")],
+    arm: Annotated[str | None, typer.Option("--arm", "-a", help="Show only this arm (reranker).")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="farm|FOLDER|FILE", help="Where the data are, if they have moved.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", "-m", help="Metric to explain by; default the one that decided the run.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what entered and left the context of one question, and what that did to the answer."""

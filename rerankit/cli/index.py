@@ -28,7 +28,7 @@ def index(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, folders or glob patterns.")],
     store: StoreOption,
     collection: CollectionOption = "rerankit",
-    prune: Annotated[bool, typer.Option("--prune", help="Delete what is no longer among the files.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Delete passages whose files are no longer given.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Load files, cut them into passages and bring them into a Chroma collection.
@@ -75,11 +75,11 @@ def index_files(
     passages = _with_text(_passages(paths, problems))
     if passages is None:
         raise _no_text(paths, problems)
-    report = retriever.index(passages, progress=progress)
-    if prune and not any(problem.skipped for problem in problems):
-        again = retriever.index(_passages(paths, []), prune=True)
-        report = dataclasses.replace(report, deleted=again.deleted, seconds=report.seconds + again.seconds)
-    return report, problems
+
+    def all_read() -> bool:
+        return not any(problem.skipped for problem in problems)
+
+    return retriever.index(passages, prune=prune and all_read, progress=progress), problems
 
 
 def _no_text(paths: list[str], problems: list[Problem]) -> InputError:

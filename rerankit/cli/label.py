@@ -28,44 +28,56 @@ if TYPE_CHECKING:
 def label(
     data: Annotated[
         str,
-        typer.Option(metavar="farm|FOLDER|FILE", help="A collection, questions, or jsonl of query and passages."),
+        typer.Option(metavar="farm|FOLDER|FILE", help="Test collection, jsonl of questions, or of query and passages."),
     ],
-    model: Annotated[str, typer.Option(metavar="URL#MODEL", help="The chat model that labels (OpenAI-compatible).")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Labels are added to this jsonl file.")],
+    model: Annotated[
+        str, typer.Option("--llm", "--model", metavar="URL#MODEL", help="Chat model that labels (OpenAI-compatible).")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File (jsonl) to add labels to.")],
     candidates: Annotated[
         str | None,
-        typer.Option(metavar="dense|hybrid|judged|RUN", help="Which passages; a run of the data, or a file."),
+        typer.Option(
+            metavar="dense|hybrid|judged|RUN",
+            help="Passages to label: retrieved, judged ones, or those of a run; default dense.",
+        ),
     ] = None,
-    corpus: Annotated[Path | None, typer.Option(metavar="FILE", help="Passages of a file of questions.")] = None,
-    split: Annotated[str, typer.Option(help="Of a BEIR folder: qrels/SPLIT.tsv.")] = "test",
+    corpus: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Passages (jsonl) for a file of questions.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Judgements of a BEIR folder to use: qrels/SPLIT.tsv.")] = "test",
     store: Annotated[
-        str | None, typer.Option("--store", "-s", metavar="DIR|URL", help="Ask this Chroma store, as it is.")
+        str | None, typer.Option("--store", "-s", metavar="DIR|URL", help="Chroma store to retrieve from, as it is.")
     ] = None,
-    collection: Annotated[str, typer.Option("--collection", "-c", help="In that store.")] = "rerankit",
+    collection: Annotated[str, typer.Option("--collection", "-c", help="Name of the Chroma collection.")] = "rerankit",
     depth: Annotated[
-        int | None, typer.Option(min=1, help="Passages per question; default 20, of lists in a file all.")
+        int | None, typer.Option(min=1, help="Passages per question; default 20, or all of a list in a file.")
     ] = None,
-    max_queries: Annotated[int | None, typer.Option(min=1, help="Take so many, evenly spread.")] = None,
-    template: Annotated[str, typer.Option(help="grades, or reasons: a sentence before each grade.")] = "grades",
-    instruction: Annotated[str | None, typer.Option(help="What counts as relevant here, for the model.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest reply, reasoning included.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
-    price: Annotated[str | None, typer.Option(metavar="IN,OUT", help="Of a million tokens, to add up cost.")] = None,
+    max_queries: Annotated[int | None, typer.Option(min=1, help="Use at most N questions, evenly spread.")] = None,
+    template: Annotated[str, typer.Option(help="grades, or reasons (a sentence before each grade).")] = "grades",
+    instruction: Annotated[str | None, typer.Option(help="What counts as relevant here, told to the model.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest reply in tokens, reasoning included.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at the same time.")] = 8,
+    price: Annotated[
+        str | None, typer.Option(metavar="IN,OUT", help="Price of a million tokens in and out, to add up the cost.")
+    ] = None,
     against: Annotated[
-        Path | None, typer.Option(metavar="QRELS", help="Human judgements; default those of the data.")
+        Path | None, typer.Option(metavar="QRELS", help="Human judgements to compare with; default those of the data.")
     ] = None,
     runs: Annotated[
-        list[Path] | None, typer.Option("--run", metavar="RUN", help="Evaluate this run by both; several times.")
+        list[Path] | None,
+        typer.Option("--run", metavar="RUN", help="TREC run to measure by both kinds of labels; repeatable."),
     ] = None,
-    relevant_from: Annotated[int, typer.Option(min=1, max=2, help="Label that counts as relevant.")] = 2,
-    qrels: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the labels as TREC judgements too.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the resampling.")] = 0,
+    relevant_from: Annotated[int, typer.Option(min=1, max=2, help="Lowest label that counts as relevant.")] = 2,
+    qrels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File to write the labels to as TREC judgements.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the confidence intervals.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Let a chat model label passages: 0 not relevant, 1 related, 2 answers; and say how far people agree.
+    """Let a chat model label passages: 0 not relevant, 1 related, 2 answers; and report agreement with human labels.
 
-    A call that was stopped, even killed, goes on when it is given again. What failed is marked, reported, and tried
-    again by the next call. Exit status 1 if there is no label at all.
+    An interrupted run, even a killed one, continues when the same command is given again. What failed is marked,
+    reported, and tried again by the next call. Exit status 1 if there is no label at all.
     """
     with reporting(as_json):
         from rerankit.evaluation.labels_file import LabelFile, check_ids, qrels_of, read_labels

@@ -17,23 +17,29 @@ from rerankit.cli.output import reporting
 def mcp(
     store: Annotated[
         str | None,
-        typer.Option("--store", "-s", metavar="DIR|URL", help="Chroma's folder or server, for search and ask."),
+        typer.Option("--store", "-s", metavar="DIR|URL", help="Chroma's folder or server that search and ask read."),
     ] = None,
     collections: Annotated[
-        list[str] | None, typer.Option("--collection", "-c", metavar="NAME", help="Show only these; default all.")
+        list[str] | None,
+        typer.Option("--collection", "-c", metavar="NAME", help="Chroma collection to show; repeatable. Default: all."),
     ] = None,
     rerankers: Annotated[
         list[str] | None,
-        typer.Option("--rerank", "-r", metavar="SPEC|NAME=SPEC", help="What agents may name; several times."),
+        typer.Option("--rerank", "-r", metavar="SPEC|NAME=SPEC", help="Reranker that agents may use; repeatable."),
     ] = None,
     llm: Annotated[
         str | None, typer.Option(metavar="URL#MODEL", help="Let a chat model write the answers (OpenAI-compatible).")
     ] = None,
-    http: Annotated[bool, typer.Option("--http", help="Streamable HTTP instead of standard input and output.")] = False,
-    host: Annotated[str, typer.Option(help="With --http: the address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="With --http; 0 takes a free one.")] = 8765,
+    http: Annotated[
+        bool, typer.Option("--http", help="Serve over streamable HTTP instead of standard input and output.")
+    ] = False,
+    host: Annotated[str, typer.Option(help="Address to listen on with --http.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on with --http; 0 takes a free one.")
+    ] = 8765,
     hosts: Annotated[
-        list[str] | None, typer.Option("--allow-host", metavar="NAME", help="With --http: a name it is reached by.")
+        list[str] | None,
+        typer.Option("--allow-host", metavar="NAME", help="Further host name to accept with --http; repeatable."),
     ] = None,
 ) -> None:
     """Serve rerankers, and the documents of a store, to LLM agents (Model Context Protocol).

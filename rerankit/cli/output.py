@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ERROR = 1
 GATE = 3
 
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else.")]
 
 
 def _deadline(seconds: float | None) -> float | None:
@@ -39,7 +39,9 @@ def _deadline(seconds: float | None) -> float | None:
 
 DeadlineOption = Annotated[
     float | None,
-    typer.Option(metavar="SECONDS", callback=_deadline, help="What reranking (and answering) may take, per query."),
+    typer.Option(
+        metavar="SECONDS", callback=_deadline, help="Time limit per query; then the best order so far is used."
+    ),
 ]
 
 _HOSTILE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

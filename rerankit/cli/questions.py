@@ -19,26 +19,28 @@ SQLITE = b"SQLite format 3\0"
 
 
 def questions(
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Questions are added to this jsonl file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File (jsonl) to add questions to.")],
     llm: Annotated[
-        str | None, typer.Option(metavar="URL#MODEL", help="A chat model writes them (OpenAI-compatible).")
+        str | None, typer.Option(metavar="URL#MODEL", help="Chat model that writes the questions (OpenAI-compatible).")
     ] = None,
-    corpus: Annotated[Path | None, typer.Option(metavar="FILE", help="Passages as JSON lines.")] = None,
-    store: Annotated[str | None, typer.Option("--store", "-s", metavar="DIR|URL", help="Or a Chroma store.")] = None,
-    collection: Annotated[str, typer.Option("--collection", "-c", help="In that store.")] = "rerankit",
+    corpus: Annotated[Path | None, typer.Option(metavar="FILE", help="Passages to ask about (jsonl).")] = None,
+    store: Annotated[
+        str | None, typer.Option("--store", "-s", metavar="DIR|URL", help="Chroma store to take passages from.")
+    ] = None,
+    collection: Annotated[str, typer.Option("--collection", "-c", help="Name of the Chroma collection.")] = "rerankit",
     feedback: Annotated[
         Path | None,
-        typer.Option("--from-feedback", metavar="LOG", help="Take them from what people asked: JSON lines or sqlite."),
+        typer.Option("--from-feedback", metavar="LOG", help="Feedback to take questions from: JSON lines or sqlite."),
     ] = None,
-    experiment: Annotated[str | None, typer.Option(help="Of an sqlite log: the live experiment's name.")] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Rows that the file shall hold at most.")] = 50,
-    seed: Annotated[int, typer.Option(help="Of the draw of passages.")] = 0,
+    experiment: Annotated[str | None, typer.Option(help="Name of the live experiment, for an sqlite log.")] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Largest number of questions in the file.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the choice of passages.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a test set for `rerankit compare`, from your own corpus through a chat model, or from feedback.
+    """Make a test set for `rerankit compare`: a chat model writes questions on your passages, or users' feedback does.
 
-    A model's questions are marked as synthetic, and every report says so. A call that was stopped goes on when it is
-    given again.
+    A model's questions are marked as synthetic, and every report says so. An interrupted run continues when the same
+    command is given again.
     """
     with reporting(as_json):
         from rerankit.evaluation.questions import Writer

@@ -31,13 +31,21 @@ class Format(StrEnum):
 
 
 def rank(
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="A file or .gz; - is stdin.")] = "-",
-    spec: Annotated[str, typer.Option("--rerank", "-r", metavar="SPEC", help="Which reranker.")] = "default",
-    form: Annotated[Format, typer.Option("--format", "-f", help="JSON lines, or a TREC run.")] = Format.JSONL,
-    queries: Annotated[Path | None, typer.Option(help="Of a TREC run: JSON lines with _id and text.")] = None,
-    corpus: Annotated[Path | None, typer.Option(help="Of a TREC run: JSON lines with _id, title and text.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of to stdout.")] = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Keep the best so many.")] = None,
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="A file, .gz too; - is stdin.")] = "-",
+    spec: Annotated[
+        str, typer.Option("--rerank", "-r", metavar="SPEC", help="Reranker to use; rerankit models lists them.")
+    ] = "default",
+    form: Annotated[
+        Format, typer.Option("--format", "-f", help="Format of INPUT: JSON lines, or a TREC run.")
+    ] = Format.JSONL,
+    queries: Annotated[Path | None, typer.Option(help="Queries of a TREC run: JSON lines with _id and text.")] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Passages of a TREC run: JSON lines with _id, title and text.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", "-o", "--output", help="File to write to; default stdout.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Keep only the best K.")] = None,
     deadline: DeadlineOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -22,30 +22,46 @@ def _finite(number: float) -> float:
 def serve(
     models: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", metavar="NAME=SPEC", help="A reranker; the first answers where none is named."),
+        typer.Option(
+            "--rerank",
+            "-r",
+            "--model",
+            "-m",
+            metavar="NAME=SPEC",
+            help="A reranker to serve; repeatable. The first is the default.",
+        ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8787,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8787,
     store: Annotated[
-        str | None, typer.Option("--store", "-s", metavar="DIR|URL", help="Chroma's folder or server, for /v1/ask.")
+        str | None,
+        typer.Option("--store", "-s", metavar="DIR|URL", help="Chroma's folder or server that /v1/ask searches."),
     ] = None,
     collection: CollectionOption = "rerankit",
-    llm: Annotated[str | None, typer.Option(metavar="URL#MODEL", help="The chat model that answers /v1/ask.")] = None,
+    llm: Annotated[
+        str | None,
+        typer.Option(metavar="URL#MODEL", help="Chat model that writes the answers of /v1/ask (OpenAI-compatible)."),
+    ] = None,
     api_keys: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keys, one per line; default: $RERANKIT_API_KEYS.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="API keys that clients must send one of, one per line; default $RERANKIT_API_KEYS."
+        ),
     ] = None,
     hosts: Annotated[
         list[str] | None,
-        typer.Option("--allow-host", metavar="NAME", help="Without keys: a further name it is reached by."),
+        typer.Option(
+            "--allow-host", metavar="NAME", help="Further host name to accept when there are no keys; repeatable."
+        ),
     ] = None,
-    queue: Annotated[int, typer.Option(min=1, help="Requests that may wait per model.")] = 256,
+    queue: Annotated[int, typer.Option(min=1, help="Requests that may wait for each reranker.")] = 256,
     wait_ms: Annotated[
-        float, typer.Option(min=0, callback=_finite, help="How long an idle model waits to fill a batch.")
+        float, typer.Option(min=0, callback=_finite, help="Milliseconds that an idle reranker waits to fill a batch.")
     ] = 2.0,
-    seconds: Annotated[float, typer.Option(min=0.001, callback=_finite, help="What one request may take.")] = 30.0,
-    passages: Annotated[int, typer.Option(min=1, help="Passages per request.")] = 1000,
-    body_mb: Annotated[float, typer.Option(min=0.001, callback=_finite, help="Megabytes per request.")] = 8.0,
-    log_text: Annotated[bool, typer.Option("--log-text", help="Write queries and passages into the log.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.001, callback=_finite, help="Time limit of a request.")] = 30.0,
+    passages: Annotated[int, typer.Option(min=1, help="Most passages per request.")] = 1000,
+    body_mb: Annotated[float, typer.Option(min=0.001, callback=_finite, help="Largest request, in megabytes.")] = 8.0,
+    log_text: Annotated[bool, typer.Option("--log-text", help="Write queries and passages to the log.")] = False,
 ) -> None:
     """Serve rerankers over HTTP: Cohere, Jina, Voyage and TEI clients work unchanged.
 

@@ -1,4 +1,4 @@
-"""``rerankit train``: fit what rerankers use to the data at hand."""
+"""``rerankit train``: train models, or find retrieval heads, on your data."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from rerankit.errors import InputError
 if TYPE_CHECKING:
     from rerankit.training.heads import Detection
 
-app = typer.Typer(help="Fit what rerankers use to the data at hand.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()
 def train() -> None:
-    """Fit what rerankers use to the data at hand."""
+    """Train models, or find retrieval heads, on your data."""
 
 
 app.command("compressed")(compressed)
@@ -34,27 +34,33 @@ app.command("reader")(reader)
 
 @app.command("heads")
 def heads(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Local folder, or a name on the Hugging Face hub.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Local folder, or name on the Hugging Face hub.")],
     data: Annotated[
         str, typer.Option(metavar="DIR|FILE", help="A test collection, or jsonl of query, positive, negatives.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.json", help="Where the heads go.")],
-    method: Annotated[str, typer.Option(help="Score of a head: core (contrastive) or qr (mass).")] = "core",
-    top: Annotated[int, typer.Option(min=1, help="How many heads.")] = 8,
-    queries: Annotated[int, typer.Option(min=4, help="Lists; half of them choose, half check.")] = 128,
-    negatives: Annotated[int, typer.Option(min=1, help="Wrong passages per list.")] = 31,
-    temperature: Annotated[float, typer.Option(help="Of core: 0.1 for Llama, Phi; 0.001 for Mistral, Granite.")] = 0.1,
-    max_depth: Annotated[int | None, typer.Option(min=1, help="Use no head above so many layers.")] = None,
-    split: Annotated[str, typer.Option(help="Which judgements of a BEIR folder.")] = "train",
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.json", help="File to write the heads to.")],
+    method: Annotated[
+        str, typer.Option(help="How heads are scored: core (contrastive) or qr (attention mass).")
+    ] = "core",
+    top: Annotated[int, typer.Option(min=1, help="How many heads to keep.")] = 8,
+    queries: Annotated[
+        int, typer.Option(min=4, help="How many lists to use; half choose the heads, half check them.")
+    ] = 128,
+    negatives: Annotated[int, typer.Option(min=1, help="Irrelevant passages per list.")] = 31,
+    temperature: Annotated[
+        float, typer.Option(help="Temperature of core: 0.1 for Llama and Phi, 0.001 for Mistral and Granite.")
+    ] = 0.1,
+    max_depth: Annotated[int | None, typer.Option(min=1, help="Use heads of the first N layers only.")] = None,
+    split: Annotated[str, typer.Option(help="Judgements of a BEIR folder to use: qrels/SPLIT.tsv.")] = "train",
     corpus: opt.Corpus = None,
     device: opt.Device = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     seed: opt.Seed = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the heads of a causal model that retrieve, for 'in-context:MODEL[heads=FILE.json]'.
+    """Find the attention heads of a causal model that retrieve; use them as 'in-context:MODEL[heads=FILE.json]'.
 
-    One forward pass per list. The file is bound to the model's exact weights.
+    Takes one forward pass per list. The file is valid for exactly these weights of the model.
     """
     with reporting(as_json):
         from rerankit.models.causal import LocalLM

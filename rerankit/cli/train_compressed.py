@@ -15,7 +15,7 @@ from rerankit.cli.training_progress import tell, training_progress
 if TYPE_CHECKING:
     from rerankit.training.task import Report
 
-_LOSSES = "Repeatable: [STAGE:]NAME=WEIGHT[@TEMPERATURE], instead of the stages' own; a wrong NAME lists them."
+_LOSSES = "[STAGE:]NAME=WEIGHT[@TEMPERATURE] in place of a stage's own losses; repeatable. A wrong NAME lists them."
 
 
 def compressed(
@@ -24,29 +24,42 @@ def compressed(
     dev: opt.Dev = None,
     corpus: opt.Corpus = None,
     teacher: opt.Teacher = "default",
-    stages: Annotated[str, typer.Option(help="In order: one (labels), two (hard lists, teacher), joint.")] = "one,two",
+    stages: Annotated[
+        str, typer.Option(help="Stages in order: one (labels), two (hard lists, teacher), joint.")
+    ] = "one,two",
     loss: Annotated[list[str] | None, typer.Option(metavar="LOSS", help=_LOSSES)] = None,
-    encoder: Annotated[str | None, typer.Option(metavar="MODEL", help="Default: the embedded MiniLM.")] = None,
-    lora_rank: Annotated[int, typer.Option(min=0, help="Of the encoder's adapter; 0 leaves the encoder alone.")] = 0,
-    start: Annotated[Path | None, typer.Option(metavar="DIR", help="A model to go on from.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--base", "--encoder", metavar="MODEL", help="Encoder of the passages; default the embedded MiniLM."
+        ),
+    ] = None,
+    lora_rank: Annotated[int, typer.Option(min=0, help="Rank of the encoder's LoRA adapter; 0 trains none.")] = 0,
+    start: Annotated[Path | None, typer.Option(metavar="DIR", help="Trained model to start from.")] = None,
     count: opt.Count = None,
     dev_count: opt.DevCount = 200,
     depth: opt.Depth = 100,
     retrieve: opt.Retrieve = False,
     first: opt.First = None,
     exclude: opt.Exclude = None,
-    width: Annotated[int, typer.Option(min=1, help="Of the model.")] = 256,
-    layers: Annotated[int, typer.Option(min=1, help="Of the model.")] = 2,
+    width: Annotated[int, typer.Option(min=1, help="Width of the model's layers.")] = 256,
+    layers: Annotated[int, typer.Option(min=1, help="Number of the model's layers.")] = 2,
     heads: Annotated[int, typer.Option(min=1, help="Attention heads per layer.")] = 4,
-    dropout: Annotated[float, typer.Option(help="In training.")] = 0.0,
-    residual: Annotated[bool, typer.Option(help="Add to the encoder's vectors, or (ablation) replace them.")] = True,
-    score_residual: Annotated[bool, typer.Option(help="Learn a number per passage beside its cosine.")] = False,
-    words: Annotated[bool, typer.Option(help="Read word matches (BM25) beside the vectors.")] = False,
+    dropout: Annotated[float, typer.Option(help="Dropout rate in training.")] = 0.0,
+    residual: Annotated[
+        bool, typer.Option(help="Add to the encoder's vectors, or (for ablations) replace them.")
+    ] = True,
+    score_residual: Annotated[
+        bool, typer.Option(help="Learn a score per passage that is added to its cosine.")
+    ] = False,
+    words: Annotated[bool, typer.Option(help="Read word matches (BM25) besides the vectors.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Lists per step.")] = 16,
-    max_passages: Annotated[int, typer.Option(min=2, help="Most passages of a list in a step.")] = 64,
-    min_passages: Annotated[int, typer.Option(min=2, help="Lists are cut to random lengths from this.")] = 16,
+    max_passages: Annotated[int, typer.Option(min=2, help="Most passages per list in a step.")] = 64,
+    min_passages: Annotated[
+        int, typer.Option(min=2, help="Fewest passages per list: lengths are drawn at random from this up.")
+    ] = 16,
     sharpness: opt.Sharpness = 2.0,
-    curriculum: Annotated[float, typer.Option(help="Share of the run in which hard lists weigh less.")] = 0.0,
+    curriculum: Annotated[float, typer.Option(help="Share of the run (0 to 1) in which hard lists weigh less.")] = 0.0,
     epochs: opt.Epochs = 4,
     learning_rate: opt.LearningRate = 5e-4,
     weight_decay: opt.WeightDecay = 0.01,
@@ -59,9 +72,9 @@ def compressed(
     resume: opt.Resume = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a reranker over one vector per passage, for 'compressed:DIR'.
+    """Train a reranker that reads one vector per passage; use it as 'compressed:DIR'.
 
-    It begins as plain cosine retrieval. A run that was broken off goes on where it stopped.
+    It starts out as plain cosine retrieval. An interrupted run continues where it stopped.
     """
     with reporting(as_json):
         from rerankit.training.compressed import CompressedOptions

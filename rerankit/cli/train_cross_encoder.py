@@ -17,10 +17,8 @@ if TYPE_CHECKING:
     from rerankit.training.cross_encoder_run import CrossEncoderRun
     from rerankit.training.task import Settings
 
-_TRAINERS = "rerankit: an adapter that corrects a ranking. sentence-transformers: a whole model, by their trainer."
-_LOSSES = (
-    "Repeatable: NAME=WEIGHT[@TEMPERATURE], default list_nce=1; a wrong NAME lists them. Of the other trainer: NAME."
-)
+_TRAINERS = "rerankit (an adapter that corrects a ranking) or sentence-transformers (a whole model, by its trainer)."
+_LOSSES = "NAME=WEIGHT[@TEMPERATURE] (sentence-transformers: NAME), default list_nce=1; a wrong NAME lists them."
 
 
 def cross_encoder(
@@ -30,29 +28,33 @@ def cross_encoder(
     dev: opt.Dev = None,
     corpus: opt.Corpus = None,
     base: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="To start from; default the embedded MiniLM.")
+        str | None, typer.Option(metavar="MODEL", help="Model to start from; default the embedded MiniLM.")
     ] = None,
     residual: Annotated[
-        str, typer.Option(help="Ranking to correct, or none; its first passages are the hard negatives.")
+        str, typer.Option(help="Reranker to correct, or none; hard negatives are among its first passages.")
     ] = "default",
-    weight: Annotated[float, typer.Option(help="Logits that its standard deviation is worth in training.")] = 1.5,
-    read: Annotated[int, typer.Option(min=1, help="Its first passages that are read.")] = 30,
+    weight: Annotated[
+        float, typer.Option(help="Weight of that reranker in training: logits per standard deviation of its scores.")
+    ] = 1.5,
+    read: Annotated[int, typer.Option(min=1, help="How many of its first passages are read.")] = 30,
     teacher: opt.Teacher = "none",
     loss: Annotated[list[str] | None, typer.Option(metavar="LOSS", help=_LOSSES)] = None,
-    lora_rank: Annotated[int, typer.Option(min=1, help="Of the adapter.")] = 16,
-    lora_layers: Annotated[int | None, typer.Option(min=1, help="Only the last so many layers; default all.")] = None,
+    lora_rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA adapter.")] = 16,
+    lora_layers: Annotated[int | None, typer.Option(min=1, help="Adapt only the last N layers; default all.")] = None,
     count: opt.Count = None,
     dev_count: opt.DevCount = 60,
     depth: opt.Depth = 100,
     retrieve: opt.Retrieve = False,
     first: opt.First = None,
     exclude: opt.Exclude = None,
-    max_tokens: Annotated[int, typer.Option(min=16, help="Length of a pair.")] = 160,
+    max_tokens: Annotated[int, typer.Option(min=16, help="Longest pair of question and passage, in tokens.")] = 160,
     batch: Annotated[int, typer.Option(min=1, help="Lists per step.")] = 4,
-    lists: Annotated[int | None, typer.Option(min=1, help="Per epoch, drawn anew for each. Default: all.")] = None,
-    pairs: Annotated[int, typer.Option(min=2, help="Pairs per list.")] = 8,
-    positives: Annotated[int, typer.Option(min=1, help="Most of them that are relevant.")] = 1,
-    hard: Annotated[int, typer.Option(min=1, help="The others come from so many first wrong ones.")] = 25,
+    lists: Annotated[
+        int | None, typer.Option(min=1, help="Lists per epoch, drawn anew for each. Default: all.")
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=2, help="Pairs of question and passage per list and step.")] = 8,
+    positives: Annotated[int, typer.Option(min=1, help="How many of these pairs are relevant, at most.")] = 1,
+    hard: Annotated[int, typer.Option(min=1, help="Draw the others from the first N irrelevant passages.")] = 25,
     sharpness: opt.Sharpness = 2.0,
     epochs: opt.Epochs = 1,
     learning_rate: opt.LearningRate = 5e-4,
@@ -60,17 +62,17 @@ def cross_encoder(
     evaluate_every: opt.EvaluateEvery = None,
     patience: opt.Patience = None,
     vectors: opt.Vectors = None,
-    cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Keeps scores. Default: in the output.")] = None,
+    cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Cache of scores. Default: in --out.")] = None,
     dtype: opt.Dtype = "float32",
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
     resume: opt.Resume = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a cross-encoder, for 'cross-encoder:DIR'.
+    """Train a cross-encoder; use it as 'cross-encoder:DIR'.
 
-    By default an adapter that learns what the default ranking gets wrong. A run that was broken off goes on where it
-    stopped.
+    By default this is an adapter that learns what the default ranking gets wrong. An interrupted run continues where
+    it stopped.
     """
     with reporting(as_json):
         from rerankit.checks import check_choice

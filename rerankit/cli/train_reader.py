@@ -19,17 +19,21 @@ if TYPE_CHECKING:
 def reader(
     data: Annotated[
         list[str],
-        typer.Option(metavar="DIR|FILE", help="Test collections, or jsonl of question, context, answers; repeat."),
+        typer.Option(metavar="DIR|FILE", help="Test collection, or jsonl of question, context, answers; repeatable."),
     ],
-    dev: Annotated[list[str], typer.Option(metavar="DIR|FILE", help="The same, of other domains; repeat.")],
+    dev: Annotated[list[str], typer.Option(metavar="DIR|FILE", help="Data to choose the best weights by; repeatable.")],
     out: opt.Out,
     exclude: opt.Exclude = None,
     corpus: opt.Corpus = None,
-    base: Annotated[str | None, typer.Option(metavar="MODEL", help="Encoder; default the embedded MiniLM.")] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Encoder to start from; default the embedded MiniLM.")
+    ] = None,
     count: opt.Count = None,
     dev_count: opt.DevCount = 60,
-    rank: Annotated[int, typer.Option(min=1, help="Of the adapter.")] = 16,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Length of a window.")] = 256,
+    rank: Annotated[int, typer.Option("--lora-rank", "--rank", min=1, help="Rank of the LoRA adapter.")] = 16,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Length of the windows that passages are read in, in tokens.")
+    ] = 256,
     batch: Annotated[int, typer.Option(min=1, help="Windows per step.")] = 16,
     unanswerable: Annotated[float, typer.Option(help="Unanswerable examples per answerable one.")] = 0.7,
     epochs: opt.Epochs = 2,
@@ -43,9 +47,10 @@ def reader(
     resume: opt.Resume = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Train an extractive reader: answer spans and abstention, for SpanReader and ExtractiveGenerator.
+    """Train an extractive reader, which marks the words that answer a question or abstains.
 
-    A low-rank adapter on an encoder. A run that was broken off goes on where it stopped.
+    It is a LoRA adapter on an encoder, for SpanReader and ExtractiveGenerator in Python. An interrupted run continues
+    where it stopped.
     """
     with reporting(as_json):
         from rerankit.training.reader import ReaderOptions

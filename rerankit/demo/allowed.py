@@ -49,7 +49,7 @@ def _check(stage: Stage, *, members: bool) -> None:
     if known is None:
         raise InputError(
             f"{stage.family!r} is not open to visitors of this app. Here are: default, rrf, {', '.join(_OPTIONS)}; "
-            "whoever starts the app can add others with --model"
+            "whoever starts the app can add others with --rerank"
         )
     if unknown := sorted(set(stage.options) - known):
         raise InputError(f"The option {unknown[0]!r} of {stage.family!r} is not open to visitors of this app")
@@ -58,4 +58,4 @@ def _check(stage: Stage, *, members: bool) -> None:
             for member in parse(part):
                 _check(member, members=False)
     elif stage.model:
-        raise InputError(f"Models are chosen when the app starts (--model), so {stage.family!r} takes none here")
+        raise InputError(f"Models are chosen when the app starts (--rerank), so {stage.family!r} takes none here")

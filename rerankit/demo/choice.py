@@ -9,6 +9,7 @@ from typing import Any
 from rerankit.demo.allowed import check_spec
 from rerankit.demo.settings import EXTRACTIVE, Settings
 from rerankit.errors import InputError, RerankitError
+from rerankit.rag.bounds import all_of
 
 __all__ = ["DEPTH", "TOP_K", "Choice", "Linked", "facets", "read_link"]
 
@@ -55,7 +56,7 @@ class Choice:
             )
         return self
 
-    def where(self) -> dict[str, Any] | None:
+    def where(self) -> Mapping[str, Any] | None:
         """Chroma's filter: any of the values of one field, and that for every field."""
         fields: dict[str, list[str]] = {}
         for item in self.filters:
@@ -63,8 +64,7 @@ class Choice:
             if not sign:
                 raise InputError(f"A filter is written FIELD: VALUE, got {item!r:.80}")
             fields.setdefault(name, []).append(value)
-        conditions: list[dict[str, Any]] = [{name: {"$in": values}} for name, values in fields.items()]
-        return {"$and": conditions} if len(conditions) > 1 else conditions[0] if conditions else None
+        return all_of({name: {"$in": values}} for name, values in fields.items())
 
 
 @dataclass(frozen=True, slots=True)

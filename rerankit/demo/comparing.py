@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from rerankit.errors import InputError
 from rerankit.evaluation.arena import Arena, Ballot
 from rerankit.evaluation.ratings import Ratings
 from rerankit.rag.answer import Answer
+from rerankit.rag.citations import PLAIN_MARK
 from rerankit.rag.context import pack
 from rerankit.rag.extractive import ExtractiveGenerator
 from rerankit.types import Ranking
@@ -24,7 +24,6 @@ __all__ = ["Comparison", "compare", "leaderboard", "revealed", "shown_blind"]
 FEWEST, MOST = 2, 4
 SAME = "No difference"
 _TOP = 10
-_MARK = re.compile(r"\s*\[\d+\]")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +78,7 @@ def compare(desk: Desk, arena: Arena, question: str, names: Sequence[str], depth
 
 def _ballot(arena: Arena, outcomes: Mapping[str, Outcome]) -> Ballot | None:
     # Without citation marks: their numbers are places in each reranker's own order.
-    answers = {name: _MARK.sub("", outcome.answer.text).strip() for name, outcome in outcomes.items()}
+    answers = {name: PLAIN_MARK.sub("", outcome.answer.text).strip() for name, outcome in outcomes.items()}
     if len(set(answers.values())) < FEWEST:
         return None
     return arena.ballot(answers, k=len(answers))

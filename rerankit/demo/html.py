@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+from rerankit.rag.safe_text import DIRECTION
 from rerankit.rerankers.prepare import clean
 from rerankit.types import Span
 
@@ -18,13 +19,12 @@ __all__ = ["error", "highlighted", "linked", "milliseconds", "note", "text"]
 
 _LONGEST = 6000
 _MARK = re.compile(r"\[(\d{1,9})\]")
-_OVERRIDES = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def text(value: object) -> str:
     """``value`` as text that a browser only shows. Characters that turn the writing direction become spaces."""
     # Braces and the dollar sign too: the page's framework has templates in which they mean something.
-    escaped = html.escape(_OVERRIDES.sub(" ", clean(str(value))), quote=True)
+    escaped = html.escape(DIRECTION.sub(" ", clean(str(value))), quote=True)
     return escaped.replace("$", "&#36;").replace("{", "&#123;").replace("}", "&#125;").replace("`", "&#96;")
 
 

@@ -48,9 +48,13 @@ class Library:
 
         Returns:
             What could not be read, in words.
+
+        Raises:
+            RerankitError: they could not be indexed; then all is as it was before.
         """
         problems: list[str] = []
         with self._lock:
+            before = dict(self._files)
             for path in paths:
                 try:
                     self._files[path.name] = self._read(path, problems)
@@ -58,14 +62,19 @@ class Library:
                     problems.append(f"{path.name}: {_without_folder(error, path)}")
                 except OSError:  # the same file of another visitor may have been taken away with it
                     problems.append(f"{path.name}: the upload is gone; drop the file here again")
-            self._index(advance)
+            try:
+                self._index(advance)
+            except Exception:
+                self._files = before
+                self._index_or_forget()
+                raise
         return problems
 
     def remove(self, name: str) -> None:
-        """Forget one file, and what was indexed of it."""
+        """Forget one file, and what was indexed of it; if that fails, everything."""
         with self._lock:
             self._files.pop(name, None)
-            self._index(lambda *_: None)
+            self._index_or_forget()
 
     def clear(self) -> None:
         """Forget everything."""
@@ -84,7 +93,8 @@ class Library:
         if not read:
             raise InputError(found[0].reason if found else "it holds no text")
         problems.extend(f"{path.name}: {problem.reason}" for problem in found[:_PROBLEMS])
-        return read
+        # Rows name themselves, so that two files may use the same ids.
+        return [passage.replace(id=f"{path.name}/{passage.id}") for passage in read]
 
     def _check(self, path: Path) -> None:
         if path.suffix.lower() not in FORMATS:
@@ -110,6 +120,15 @@ class Library:
             advance(done, len(passages))
 
         self.retriever.index(passages, prune=True, batch=32, progress=told)
+
+    def _index_or_forget(self) -> None:
+        """Whatever fails, what the files do not hold must not be found."""
+        try:
+            self._index(lambda *_: None)
+        except Exception:
+            self._files.clear()
+            self._drop()
+            raise
 
     def _drop(self) -> None:
         try:

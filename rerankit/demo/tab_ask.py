@@ -14,7 +14,10 @@ from rerankit.errors import RerankitError
 __all__ = ["build"]
 
 EXAMPLES = [
-    "The top is powder but there is good moisture at 10 cm and nothing forecast. Is there a wheat I can put down?",
+    (
+        "The top is powder but there is good moisture at about 10 cm and nothing forecast. "
+        "Is there a wheat I can put down there?"
+    ),
     "My calf has the runs. Do I take it off milk while it's on electrolytes?",
     "Wheat wilts early every spring and the root ends are short and thick. What is going on?",
     "How deep should I sow wheat into dry soil?",

@@ -88,9 +88,13 @@ class _Page:
 
     def remove(self, mine: Library | None, name: str | None) -> list[Any]:
         """Delete one file or all of them, and the answers that may quote them."""
+        problems = []
         if mine is not None:
-            mine.clear() if name == _ALL else mine.remove(str(name))
-        return [*_shown(mine, []), "", ""]
+            try:
+                mine.clear() if name == _ALL else mine.remove(str(name))
+            except RerankitError as failure:
+                problems = [str(failure)]
+        return [*_shown(mine, problems), "", ""]
 
     def ask(
         self, mine: Library | None, text: str, reranker: Any, depth: Any, top_k: Any, filters: Any, writer: Any

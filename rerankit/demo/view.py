@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from rerankit.demo.html import highlighted, linked, milliseconds, note, text
 from rerankit.rag.answer import Answer
 from rerankit.rag.context import Context
 from rerankit.rag.events import RagResult
+from rerankit.redaction import without_addresses
 from rerankit.types import Hit, Passage, Ranking, Usage
 
 __all__ = ["answered", "both_orders", "figures", "retrieved_only", "spent", "writing"]
-
-_REVISION = re.compile(r"@[0-9a-f]{8,}")
 
 
 def writing(so_far: str) -> str:
@@ -35,22 +33,28 @@ def answered(result: RagResult, panel: str) -> str:
 
 
 def spent(result: RagResult) -> str:
-    """Time and cost per stage."""
+    """Time and cost per stage, folded away."""
     seconds = result.timings
     rows = [("Retrieve", seconds.get("retrieve", 0.0), f"{len(result.candidates)} candidates")]
     rows.append(("Rerank", seconds.get("rerank", 0.0), _cost(result.ranking.usage)))
     if len(result.ranking.stages) > 1:
-        for stage in result.ranking.stages:
-            name = _REVISION.sub("", stage.model)
-            rows.append((f"of it {name}", stage.usage.seconds, _cost(stage.usage)))
+        rows += [(f"&ndash; {_family(s.model)}", s.usage.seconds, _cost(s.usage)) for s in result.ranking.stages]
     writing = seconds.get("pack", 0.0) + seconds.get("generate", 0.0)
     rows.append(("Answer", writing, _cost(result.answer.usage)))
-    rows.append(("Total", sum(seconds.values()), ""))
+    total = milliseconds(sum(seconds.values()))
     cells = "".join(
-        f"<tr><th scope='row'>{text(name)}</th><td>{milliseconds(time)}</td><td>{text(what)}</td></tr>"
+        f"<tr><th scope='row'>{name}</th><td>{milliseconds(time)}</td><td>{text(what)}</td></tr>"
         for name, time, what in rows
     )
-    return f'<table class="rk-spent"><caption>Time and cost</caption><tbody>{cells}</tbody></table>'
+    return (
+        f'<details class="rk-spent"><summary>Time and cost: {total}</summary>'
+        f'<table class="rk-figures"><tbody>{cells}</tbody></table></details>'
+    )
+
+
+def _family(model: str) -> str:
+    """The family of a spec, which is short; the whole as a tooltip."""
+    return f'<span title="{text(without_addresses(model))}">{text(model.partition(":")[0])}</span>'
 
 
 def _cost(usage: Usage) -> str:
@@ -83,7 +87,7 @@ def both_orders(
     numbers = {block.hit.prior_rank: block.number for block in context.blocks}
     after = "".join(_after(hit, numbers.get(hit.prior_rank), answer, panel) for hit in ranking)
     status = "" if ranking.status == "scored" else note(f"The reranker did less than planned: {ranking.reason}")
-    heading = f'<p class="rk-small">Scores are on the scale “{text(ranking.scale)}” of {text(ranking.model)}.</p>'
+    heading = f'<p class="rk-small">Scores are on the scale “{text(ranking.scale)}” of {_family(ranking.model)}.</p>'
     return status + _columns(before, after) + heading
 
 

@@ -297,7 +297,8 @@ def _questions_file(path: Path, corpus: Corpus | None) -> Dataset:
 
 def _relevant(value: Any, where: str) -> dict[str, int]:
     """Grades from a list of ids (all grade 1) or an object of id: grade."""
-    grades = dict.fromkeys(value, 1) if isinstance(value, list) else value or {}
+    are_ids = isinstance(value, list) and all(type(item) in (str, int, float) for item in value)
+    grades = dict.fromkeys(value, 1) if are_ids else value or {}
     if not isinstance(grades, dict) or not all(isinstance(grade, int) for grade in grades.values()):
         raise InputError(f"{where}: 'relevant' is a list of passage ids or an object of id: grade")
     return {str(passage): grade for passage, grade in grades.items()}

@@ -134,7 +134,7 @@ class Experiment:
         self.folder.keep_settings(
             {
                 # The fingerprint too, since an alias or a model may change its meaning between two runs.
-                arm.name: {**arm.settings(), "fingerprint": rerankers[arm.name].fingerprint}
+                arm.name: {**arm.settings(), "fingerprint": rerankers[arm.name].passage_fingerprint}
                 for arm in self.arms
                 if isinstance(arm.reranker, str)
             }

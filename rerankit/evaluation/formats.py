@@ -23,15 +23,15 @@ Run = dict[str, dict[str, float]]
 
 
 def open_text(path: Path) -> TextIO:
-    """Open a text file, gzipped or not.
+    """Open a text file, gzipped or not; a byte order mark, which Windows' editors write, is left out.
 
     Raises:
         InputError: it is not there or cannot be read.
     """
     try:
         if path.suffix == ".gz":
-            return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8")
-        return path.open(encoding="utf-8")
+            return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8-sig")
+        return path.open(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror or error}") from error
 

@@ -43,7 +43,7 @@ class Condition:
     """``"nDCG@10 < 0.40"``, or ``"arm: ms p95 > 200"`` for one arm: what must not be.
 
     Attributes:
-        figure: a column of the report's table.
+        figure: a column of the report's table, or ``failed``: judged questions that the arm has no result for.
         arm: whose; None means every arm that was asked for.
     """
 
@@ -86,21 +86,23 @@ class Condition:
             return Gate(arm, False, f"{arm} has no {self.figure}: it failed on every question")
         if arm not in summary["arms"]:
             raise InputError(f"The condition on {arm!r} meets no arm; there are {sorted(summary['arms'])}")
-        figures = summary["arms"][arm]["figures"]
+        figures = {**summary["arms"][arm]["figures"], "failed": summary["arms"][arm]["failed"]}
         if self.figure not in figures:
             raise InputError(f"The condition names {self.figure!r}, which is no figure; there are {list(figures)}")
         value = figures[self.figure]
         if value is None:
             return Gate(arm, False, f"{arm} has no {self.figure}")
         met = _TESTS[self.sign](value, self.bound)
-        return Gate(arm, not met, f"{arm}: {self.figure} is {value:.4f}, fails if {self.sign} {self.bound:g}")
+        shown = f"{value:.4f}" if isinstance(value, float) else value
+        return Gate(arm, not met, f"{arm}: {self.figure} is {shown}, fails if {self.sign} {self.bound:g}")
 
 
 def worse_than(now: Mapping[str, Any], before: Mapping[str, Any], *, margin: float, seed: int = 0) -> list[Gate]:
     """Hold a comparison against an earlier one: does an arm do worse than the arm of the same name did?
 
     With ten common queries or more the verdict on the paired differences decides, corrected over the arms; with fewer,
-    a mean that dropped by more than ``margin``.
+    a mean that dropped by more than ``margin``. An arm that failed on more questions than before does worse, too: what
+    it failed on is in no figure.
 
     Raises:
         InputError: the two were measured on other data or by another metric, or share no arm.
@@ -114,8 +116,14 @@ def worse_than(now: Mapping[str, Any], before: Mapping[str, Any], *, margin: flo
     if not common:
         raise InputError(f"The earlier run has the arms {sorted(before['arms'])}; none of them is in this one")
     dead = [Gate(name, False, f"{name} failed on every question") for name in common if name in now["dead"]]
-    changes = {name: _changes(now["arms"][name], before["arms"][name]) for name in common if name in now["arms"]}
-    return [*_paired(changes, margin, now["metric"], seed), *_by_mean(changes, margin, now["metric"]), *dead]
+    pairs = {name: (now["arms"][name], before["arms"][name]) for name in common if name in now["arms"]}
+    lost = [
+        Gate(name, False, f"{name} failed on {ours['failed']} questions, in the earlier run on {theirs['failed']}")
+        for name, (ours, theirs) in pairs.items()
+        if ours["failed"] > theirs["failed"]
+    ]
+    changes = {name: _changes(*pair) for name, pair in pairs.items()}
+    return [*_paired(changes, margin, now["metric"], seed), *_by_mean(changes, margin, now["metric"]), *lost, *dead]
 
 
 def _changes(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[float]:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from rerankit.errors import InputError, StoreError
+from rerankit.errors import InputError
 from rerankit.evaluation.formats import Qrels, read_jsonl
 from rerankit.evaluation.labels_templates import GRADES
+from rerankit.evaluation.rowfile import append_row, whole_lines
 from rerankit.types import Passage
 
 __all__ = ["LabelFile", "Pool", "Verdict", "qrels_of", "read_labels", "write_qrels"]
@@ -59,6 +60,7 @@ class LabelFile:
 
     Raises:
         InputError: the file holds something else; it is left as it is.
+        StoreError: the file cannot be read or mended.
     """
 
     def __init__(self, path: str | Path, model: str, template: str) -> None:
@@ -67,7 +69,8 @@ class LabelFile:
         self._claimed: set[bytes] = set()
         self._failed: set[bytes] = set()
         if self.path.is_file():
-            self._read()
+            for number, line in whole_lines(self.path, _HEAD):
+                self._remember(_row(line, f"{self.path}, line {number}"))
 
     @property
     def count(self) -> int:
@@ -98,42 +101,8 @@ class LabelFile:
         }
         marks = {_key(pool.query_id, pool.query, p.id) for p, _ in verdicts}
         if row["passages"] or not marks <= self._failed:
-            self._append(json.dumps(row).encode() + b"\n")
+            append_row(self.path, row)
             self._remember(row)
-
-    def _append(self, data: bytes) -> None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
-                file.write(data)
-        except OSError as error:
-            raise StoreError(f"Cannot write {self.path}: {error.strerror or error}. Run again to go on") from error
-
-    def _read(self) -> None:
-        """Every whole line has to be ours before the half one behind them is touched."""
-        size, rest = 0, b""
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
-                    rest = line
-                    break
-                self._remember(_row(line, f"{self.path}, line {number}"))
-                size += len(line)
-        if rest:
-            self._mend(rest, size)
-
-    def _mend(self, rest: bytes, size: int) -> None:
-        """Complete a last line that only lacks its end, cut off half a one."""
-        try:
-            json.loads(rest)
-        except ValueError:
-            if not (rest.startswith(_HEAD) or _HEAD.startswith(rest)):
-                raise InputError(f"{self.path} holds something else than labels; write to another file") from None
-            with self.path.open("rb+") as file:
-                file.truncate(size)
-        else:
-            self._remember(_row(rest, f"{self.path}, last line"))
-            self._append(b"\n")
 
     def _remember(self, row: Mapping[str, Any]) -> None:
         if (row["model"], row["template"]) == (self.model, self.template):
@@ -208,7 +177,7 @@ def _labelled(passage: Passage, verdict: Verdict) -> dict[str, Any]:
 def _row(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not a row of labels ({error}); write to another file") from error
     return _checked(row, where)
 

@@ -234,12 +234,19 @@ def interleaving_result(
 
     Each unit counts once, with the list of its first impression: reloading the page adds nothing. Lists are logged by
     ``FeedbackLog.shown(..., ids=mixed.ids, credit=[arm for (arm,) in mixed.credit])``.
+
+    Raises:
+        InputError: lists were shown, but none has a passage of ``arm`` or of ``baseline``.
     """
     seen: dict[str, float] = {}
+    known: set[str] = set()
     for impression in log.impressions(experiment, window_s=window_s, now=now):
         credited = [impression.credit[position] for position in impression.clicked if position < len(impression.credit)]
         lead = credited.count(arm) - credited.count(baseline)
         seen.setdefault(impression.unit, float(np.sign(lead)))
+        known.update(impression.credit)
+    if seen and (unknown := [name for name in (arm, baseline) if name not in known]):
+        raise InputError(f"No list of {experiment!r} has a passage of {unknown}; its arms are {sorted(known)}")
     return confidence_sequence(list(seen.values()), low=-1.0, high=1.0, alpha=alpha)
 
 

@@ -40,11 +40,11 @@ def ranking_metrics(
     measures = require("ir_measures", extra="eval", purpose="Evaluation")
     parsed = {name: _parse(measures, name) for name in metrics}
     run = {query: _descending(query, orders[query]) for query in qrels if orders.get(query)}
-    values: dict[str, PerQuery] = {name: dict.fromkeys(qrels, 0.0) for name in metrics}
-    names = {str(measure): name for name, measure in parsed.items()}
-    for item in measures.iter_calc(list(parsed.values()), qrels, run):
-        values[names[str(item.measure)]][item.query_id] = float(item.value)
-    return values
+    distinct = {str(measure): measure for measure in parsed.values()}  # one may have two names, as RR and MRR
+    values: dict[str, PerQuery] = {name: dict.fromkeys(qrels, 0.0) for name in distinct}
+    for item in measures.iter_calc(list(distinct.values()), qrels, run):
+        values[str(item.measure)][item.query_id] = float(item.value)
+    return {name: values[str(measure)] for name, measure in parsed.items()}
 
 
 def check_names(metrics: Sequence[str]) -> None:

@@ -17,16 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from rerankit.errors import BackendError, InputError, StoreError
+from rerankit.errors import BackendError, InputError
 from rerankit.evaluation.answers import normalise
 from rerankit.evaluation.formats import read_jsonl
 from rerankit.evaluation.judge import read_object
+from rerankit.evaluation.rowfile import append_row, whole_lines
 from rerankit.models.chat import ChatLM, Completion
 from rerankit.rag.prompts import neutral
 from rerankit.types import Passage
 
 __all__ = ["Made", "QuestionPrompt", "Writer", "from_feedback", "read_feedback", "read_log"]
 
+_HEAD = b'{"id": "q-'  # how every line begins that is written here
 _SHORTEST = 60  # characters of a passage that there is something to ask about
 _SPARE = 3  # passages drawn per question wanted, since some replies are unusable
 _LONGEST = {"question": 300, "answer": 600}
@@ -82,7 +84,8 @@ class Writer:
         path: the file; half a line left by a killed process is cut off.
 
     Raises:
-        InputError: the file holds something else.
+        InputError: the file holds something else; it is left as it is.
+        StoreError: the file cannot be read or mended.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -150,12 +153,7 @@ class Writer:
         Raises:
             StoreError: the disk is full or the file cannot be written.
         """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise StoreError(f"Cannot write {self.path}: {error.strerror or error}. Run again to go on") from error
+        append_row(self.path, row)
         self._remember(row)
         self.made.new += 1
 
@@ -165,21 +163,13 @@ class Writer:
         return any(len(words & other) >= _SAME * len(words | other) for other in self._words)
 
     def _read(self) -> None:
-        """Every whole line has to be a question of ours before the half one behind them is touched."""
-        data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), 1):
+        for number, line in whole_lines(self.path, _HEAD):
             try:
                 self._remember(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(
                     f"{self.path}, line {number}: not a question ({error}); write to another file"
                 ) from error
-        if len(whole) < len(data):
-            if not self.made.written and not data.startswith(b'{"id": "q-'):
-                raise InputError(f"{self.path} holds something else than questions; write to another file")
-            with self.path.open("rb+") as file:
-                file.truncate(len(whole))
 
     def _row(self, passage: Passage, reply: str | None, origin: str) -> dict[str, Any] | None:
         found = read_reply(reply, passage)

@@ -24,6 +24,7 @@ from typing import Any
 from rerankit import __version__
 from rerankit.errors import InputError, StoreError
 from rerankit.evaluation.formats import read_jsonl
+from rerankit.evaluation.rowfile import whole_lines
 from rerankit.redaction import public_spec
 
 __all__ = ["FORMAT", "RunFolder"]
@@ -146,14 +147,15 @@ class RunFolder:
         yield from last.values()
 
     def repair(self, name: str) -> None:
-        """Cut off a last line that a killed process left half written."""
+        """Cut off a last line that a killed process left half written.
+
+        Raises:
+            StoreError: the file cannot be read or mended.
+        """
         path = self.arm_path(name)
-        if not path.is_file():
-            return
-        data = path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            with path.open("rb+") as file:
-                file.truncate(data.rfind(b"\n") + 1)
+        if path.is_file():
+            for _ in whole_lines(path):
+                pass
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         """Add one record and hand it to the operating system at once.

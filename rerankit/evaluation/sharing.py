@@ -45,7 +45,7 @@ class Shared(Reranker):
     @property
     def fingerprint(self) -> str:
         """The inner reranker's."""
-        return self.inner.fingerprint
+        return self.inner.passage_fingerprint
 
     def score_lists(self, requests: Sequence[Request], call: Call) -> Sequence[Scored]:
         """The inner reranker's hook; ``rank_whole`` is what composites call."""
@@ -92,7 +92,8 @@ def share(reranker: Reranker, memo: Memo) -> Reranker:
 
 def _key(reranker: Reranker, query: str, passages: Candidates) -> bytes:
     """Everything that the verdict depends on. Scores of the stage before count only where the family reads them."""
-    return content_key(reranker.fingerprint, query, *(_identity(passage, reranker.by_text) for passage in passages))
+    identities = [_identity(passage, reranker.by_text) for passage in passages]
+    return content_key(reranker.passage_fingerprint, query, *identities)
 
 
 def _identity(passage: Passage | str, by_text: bool) -> str:

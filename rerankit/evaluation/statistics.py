@@ -185,13 +185,17 @@ def verdicts(
 ) -> dict[str, Verdict]:
     """Compare several arms with one baseline: a verdict per arm, with Holm's correction over the arms.
 
-    A ``better`` or ``worse`` that does not survive the correction becomes ``undecided``. Arguments as in
-    :func:`verdict`; every arm is resampled from the same seed, so adding an arm changes no other arm's interval.
+    Of several arms, a ``better`` or ``worse`` whose corrected p-value exceeds ``1 - confidence`` becomes ``undecided``,
+    so that no arm is called better while one with stronger evidence is not. A single arm's word follows from its
+    interval alone. Arguments as in :func:`verdict`; every arm is resampled from the same seed, so adding an arm changes
+    no other arm's interval.
     """
     single = {
         arm: verdict(values, margin=margin, confidence=confidence, metric=metric, resamples=resamples, seed=seed)
         for arm, values in differences.items()
     }
+    if len(single) < 2:
+        return single
     adjusted = holm([item.p for item in single.values()])
     return {arm: _corrected(item, p) for (arm, item), p in zip(single.items(), adjusted, strict=True)}
 
@@ -209,5 +213,5 @@ def _word(values: NDArray[np.float64], interval: tuple[float, float], margin: fl
 
 
 def _corrected(item: Verdict, p_adjusted: float) -> Verdict:
-    fails = p_adjusted != item.p and p_adjusted > 1.0 - item.confidence and item.word in ("better", "worse")
+    fails = p_adjusted > 1.0 - item.confidence and item.word in ("better", "worse")
     return dataclasses.replace(item, p_adjusted=p_adjusted, word="undecided" if fails else item.word)

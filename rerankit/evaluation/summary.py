@@ -67,7 +67,7 @@ def read_summary(path: str | Path) -> Mapping[str, Any]:
     """
     place = Path(path) / _NAME if Path(path).is_dir() else Path(path)
     try:
-        summary = json.loads(place.read_text(encoding="utf-8"))
+        summary = json.loads(place.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"No summary at {place}; `rerankit compare --out FOLDER` writes one") from None
     except (OSError, ValueError) as error:

@@ -151,7 +151,7 @@ class PromptReader:
 
     def _lay_out(self, messages: tuple[tuple[str, str], ...], thinking: bool | None) -> str:
         if not self.has_chat_template:
-            return self._bos + _plain_layout(messages) + self._end
+            return self.bos + _plain_layout(messages) + self._end
         if not self._takes_system:
             messages = _fold_system(messages)
         text = self._apply([{"role": role, "content": content} for role, content in messages], thinking)
@@ -192,8 +192,8 @@ class PromptReader:
             return False
 
     @functools.cached_property
-    def _bos(self) -> str:
-        """What the tokenizer puts before a text by itself."""
+    def bos(self) -> str:
+        """The token that the tokenizer puts before a text by itself, or nothing."""
         first = self.tokenizer("a")["input_ids"][:1]
         return str(self.tokenizer.bos_token) if first == [self.tokenizer.bos_token_id] else ""
 

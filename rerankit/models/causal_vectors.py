@@ -25,7 +25,6 @@ from rerankit.models.causal_load import load_language_model
 from rerankit.models.causal_probe import rope_switch
 from rerankit.models.causal_tokens import PromptReader
 from rerankit.models.files import content_key
-from rerankit.models.in_context_prompt import bos
 from rerankit.models.layout import Entry, piece
 from rerankit.models.meter import Meter
 from rerankit.models.prompt import Data, Part, Prompt, RawPrompt
@@ -106,7 +105,7 @@ class CausalVectors:
         self.dim = int(config.hidden_size)
         self.device = str(self.model.device)
         self.batch_tokens = batch_tokens or (_CPU_TOKENS if self.device == "cpu" else _GPU_TOKENS)
-        self._bos, self._end = bos(self.reader), self._ending()
+        self._bos, self._end = self.reader.bos, self._ending()
         self._switch = rope_switch(config)
         self._rows = int(self.model.get_input_embeddings().weight.shape[0])
         self._lock = threading.RLock()

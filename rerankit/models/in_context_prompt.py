@@ -95,7 +95,7 @@ class InContextPrompt:
 
     def __init__(self, reader: PromptReader, template: Template, instruction: str | None = None) -> None:
         self.reader, self.template = reader, template
-        values: dict[str, Part] = {"passages": _PASSAGES, "query": _QUERY, "bos": bos(reader)}
+        values: dict[str, Part] = {"passages": _PASSAGES, "query": _QUERY, "bos": reader.bos}
         values["instruction"] = instruction if instruction is not None else template.instruction
         parts = reader.parts(template.prompt(values))
         before, between, after = _divided(parts, template)
@@ -167,13 +167,6 @@ def fitting_template(model: str, asked: str | Template | None, reader: PromptRea
     if asked is None and chosen.raw and not _has_controls(chosen, reader):
         return choose_template("in_context", model, "chat")
     return chosen
-
-
-def bos(reader: PromptReader) -> str:
-    """The token that the tokenizer puts before a text by itself, or nothing."""
-    tokenizer = reader.tokenizer
-    begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-    return str(tokenizer.bos_token) if begins else ""
 
 
 def _has_controls(template: Template, reader: PromptReader) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
-import functools
 import os
 import queue
 import threading
@@ -24,15 +23,32 @@ _END: Any = object()
 
 def background_loop() -> asyncio.AbstractEventLoop:
     """The process's background loop, started on first use and again after a fork (threads do not survive one)."""
-    return _start(os.getpid())
+    with _starting:
+        if not _running:
+            _running.append(_start())
+        return _running[0]
 
 
-@functools.cache
-def _start(pid: int) -> asyncio.AbstractEventLoop:
+_running: list[asyncio.AbstractEventLoop] = []
+_starting = threading.Lock()
+
+
+def _forked() -> None:
+    """In a child: the parent's loop has no thread here, and nobody would open a lock that one of its threads held."""
+    global _starting
+    _running.clear()
+    _starting = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_forked)
+
+
+def _start() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="rerankit-network", daemon=True)
     thread.start()
-    atexit.register(_stop, pid, loop, thread)
+    atexit.register(_stop, os.getpid(), loop, thread)
     return loop
 
 

@@ -37,8 +37,9 @@ from rerankit.types import Passage
 __all__ = ["FORMAT", "AnswerSpan", "Reading", "SpanReader"]
 
 FORMAT = "rerankit-span-reader/1"
-_AGAIN = "Copy the folder again, or train it anew with 'rerankit train reader'."
 """In the ``config.json`` of a folder that holds an adapter."""
+
+_AGAIN = "Copy the folder again, or train it anew with 'rerankit train reader'."
 
 MAX_WINDOWS = 32
 """Windows of one passage that are read, from its beginning; about 30,000 characters of prose."""
@@ -165,8 +166,7 @@ class SpanReader:
         if not parts:
             return Reading((), -math.inf, 0.0, 0.0)
         best = max(parts, key=lambda part: part.score)
-        spans = {(span.start, span.end): span for part in parts for span in part.spans}
-        ordered = sorted(spans.values(), key=lambda span: (-span.score, span.start))
+        ordered = sorted((span for part in parts for span in part.spans), key=lambda span: (-span.score, span.start))
         return Reading(tuple(_apart(ordered)[:keep]), best.score, best.null_score, self._probability(best.score))
 
     def _probability(self, score: float) -> float:

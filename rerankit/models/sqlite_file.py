@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 _HEADER = b"SQLite format 3\0"
 
+_MISTAKES = sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError
+"""A statement or value that no file would take: no reason to put one aside."""
+
 
 class SqliteFile:
     """One sqlite file, safe between threads and processes.
@@ -52,13 +55,17 @@ class SqliteFile:
 
         Raises:
             InputError: the file holds something else by now.
+            sqlite3.Error: the statement and its values do not fit the table, whatever the file.
         """
         with self._lock:
-            try:
-                return self._execute(sql, values, many=many)
-            except sqlite3.Error as error:
-                self._recover(error)
-                return self._execute(sql, values, many=many)
+            for mend in (self._recover, self._use_memory):
+                try:
+                    return self._execute(sql, values, many=many)
+                except _MISTAKES:
+                    raise
+                except sqlite3.Error as error:
+                    mend(error)
+            return self._execute(sql, values, many=many)
 
     def close(self) -> None:
         """Close the file; a later call opens it again."""
@@ -103,16 +110,24 @@ class SqliteFile:
 
     def _recover(self, error: sqlite3.Error) -> None:
         self._disconnect()
-        if isinstance(error, sqlite3.OperationalError) or not self.path.exists():
-            logger.warning("The cache file %s cannot be used (%s); caching in memory instead", self.path, error)
-            self._connect(":memory:")
-            self.in_memory = True
+        if isinstance(error, sqlite3.OperationalError) or self.in_memory or not self.path.exists():
+            self._use_memory(error)
             return
         aside = self.path.with_name(f"{self.path.name}.corrupt-{int(time.time())}")
-        self.path.replace(aside)
-        for suffix in ("-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        try:
+            self.path.replace(aside)
+            for suffix in ("-wal", "-shm"):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        except OSError as held:  # no right to, or another process on Windows has it open
+            self._use_memory(held)
+            return
         logger.warning("The cache file %s was damaged (%s); it was moved to %s and begun anew", self.path, error, aside)
+
+    def _use_memory(self, error: Exception) -> None:
+        logger.warning("The cache file %s cannot be used (%s); caching in memory instead", self.path, error)
+        self._disconnect()
+        self._connect(":memory:")
+        self.in_memory = True
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -151,8 +151,10 @@ class VectorCache:
             (pages,), (free,), (size,) = (
                 file.run(f"PRAGMA {name}")[0] for name in ("page_count", "freelist_count", "page_size")
             )
+            if (pages - free) * size <= self.disk_bytes:
+                return
             (count,) = file.run("SELECT count(*) FROM vectors")[0]
-            if (pages - free) * size <= self.disk_bytes or count == 0:
+            if count == 0:
                 return
             oldest = "SELECT id FROM vectors ORDER BY id LIMIT ?"
             file.run(f"DELETE FROM vectors WHERE id IN ({oldest})", (count // 10 + 1,))  # noqa: S608 (constant)
@@ -164,21 +166,23 @@ def shared_cache() -> VectorCache:
     return VectorCache()
 
 
-def open_cache(source: VectorCache | str | Path | bool | None) -> VectorCache:
-    """A cache as it is, one over a file (True: in the user's cache folder), or the process's own."""
-    if isinstance(source, VectorCache):
-        return source
-    return VectorCache(source) if source else shared_cache()
+def open_cache(source: KeepsVectors | str | Path | bool | None) -> VectorCache:
+    """:func:`open_vectors`, for what is more than one vector per text: only a VectorCache has room for it.
+
+    For any other keeper, such as a collection of text vectors, the process's own cache steps in.
+    """
+    found = open_vectors(source)
+    return found if isinstance(found, VectorCache) else shared_cache()
 
 
 def open_vectors(source: KeepsVectors | str | Path | bool | None) -> KeepsVectors:
-    """:func:`open_cache`, for those who keep one vector per text, wherever that may be.
+    """A keeper as it is, a cache over a file (True: in the user's cache folder), or the process's own.
 
     Raises:
         InputError: ``source`` keeps nothing.
     """
     if source is None or isinstance(source, (str, Path, bool)):
-        return open_cache(source)
+        return VectorCache(source) if source else shared_cache()
     if not isinstance(source, KeepsVectors):
         raise InputError(f"vectors is a file, True, a VectorCache, SideVectors or None; got {source!r:.80}")
     return source

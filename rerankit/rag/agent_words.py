@@ -70,13 +70,14 @@ def refusal(aspects: Sequence[Aspect], missing: Sequence[str]) -> Answer:
 def options(question: str, context: Context) -> list[str]:
     """Titles of the passages that a very general question fits alike; none if it is not that general.
 
-    It is if it has at most two content words and three or more of the best passages hold them all.
+    It is if it has at most two content words and passages of three or more titles hold them all.
     """
     words = set(terms(" ".join(content_words(question))))
     if not 0 < len(words) <= _GENERAL:
         return []
     held = [(block, set(terms(f"{block.passage.title} {block.text}"))) for block in context.blocks]
-    titles = [block.passage.title for block, found in held if words <= found and block.passage.title]
+    fitting = (block.passage.title for block, found in held if words <= found)
+    titles = [title for title in dict.fromkeys(fitting) if title]
     return titles if len(titles) >= _OPTIONS else []
 
 

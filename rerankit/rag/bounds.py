@@ -1,13 +1,13 @@
-"""Bounds of a filter, which may come from anybody: Chroma's query compiler recurses over it, and can crash."""
+"""Filters of several conditions, and their bounds: Chroma's query compiler recurses over one, and can crash."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rerankit.errors import InputError
 
-__all__ = ["check_filter"]
+__all__ = ["all_of", "check_filter"]
 
 _CONDITIONS = 400
 """Chroma fails at 1,000; the filters of a retriever and of a call are joined."""
@@ -16,8 +16,14 @@ _VALUES = 10_000
 _LEVELS = 16
 
 
+def all_of(conditions: Iterable[Mapping[str, Any] | None]) -> Mapping[str, Any] | None:
+    """One filter that asks for all ``conditions``; empty ones are left out, since Chroma takes them for errors."""
+    given = [condition for condition in conditions if condition]
+    return {"$and": given} if len(given) > 1 else given[0] if given else None
+
+
 def check_filter(name: str, given: Mapping[str, Any]) -> None:
-    """Refuse what Chroma could choke on.
+    """Refuse what Chroma could choke on: a filter may come from anybody.
 
     Raises:
         InputError: the filter ``name`` holds too many conditions or values, or is nested too deeply.

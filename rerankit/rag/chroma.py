@@ -50,11 +50,11 @@ class ChromaRetriever:
 
     Args:
         store: a folder, ``"memory"``, the address of a Chroma server (``http://host:port``), a chromadb client, or a
-            chromadb collection.
+            chromadb collection. There is one memory in a process: who names the same collection in it shares it.
         collection: its name; not used when ``store`` is a collection.
         embedder: of queries and passages; by default the embedded model.
         fetch_k: candidates per query; should be well above what the reranker hands on.
-        where: metadata filter of every retrieval.
+        where: metadata filter of all that is read, by ``get`` and ``passages`` too; not of ``count``.
         hybrid: add lexical (BM25) candidates and fuse both lists by reciprocal rank.
         rrf_k: constant of the fusion.
         space: of a collection that ``index`` makes.
@@ -85,7 +85,7 @@ class ChromaRetriever:
         self._chosen = embedder
         self._attached: tuple[GuardedCollection, Space, str] | None = None
         self._lexical: tuple[object, LexicalIndex] | None = None
-        self._lock = threading.RLock()
+        self._lock, self._writing = threading.RLock(), threading.RLock()
 
     @functools.cached_property
     def embedder(self) -> Embedder:
@@ -147,9 +147,9 @@ class ChromaRetriever:
         """:meth:`retrieve` for many queries in one call to Chroma."""
         cleaned = [_checked_query(query) for query in queries]
         wanted = self.fetch_k if k is None else _positive(k, "k")
-        if not cleaned:
-            return []
         filters = Filters.of(self._where, where, where_document, ids)
+        if not cleaned or filters.ids == ():
+            return [[] for _ in cleaned]
 
         def search(collection: GuardedCollection, space: Space, model_id: str) -> list[list[Passage]]:
             vectors = embed(self.embedder, cleaned, "query")
@@ -166,7 +166,7 @@ class ChromaRetriever:
         return await asyncio.to_thread(functools.partial(self.retrieve, query, **options))
 
     def get(self, ids: Sequence[str]) -> list[Passage]:
-        """Passages by id, in the order asked for; unknown ids are left out.
+        """Passages by id, in the order asked for; those that are not there, or not in ``where``, are left out.
 
         Raises:
             InputError: ``ids`` are not strings.
@@ -175,28 +175,24 @@ class ChromaRetriever:
         unique = checked_ids(ids)
 
         def fetch(collection: GuardedCollection, _: Space, model_id: str) -> list[Passage]:
-            records = get_records(collection, unique)
+            records = get_records(collection, unique, self._where)
             return [records[key].passage(model_id) for key in ids if key in records]
 
         return self._attached_to(fetch)
 
     def passages(self) -> Iterator[Passage]:
-        """Everything in the collection, streamed, without vectors.
+        """Everything in the collection that the retriever's ``where`` lets through, streamed, without vectors.
 
         Raises:
             StoreError: the store or the collection cannot be used.
         """
-        collection, seen = self._store.collection(self._name), 0
-        while (page := collection.get(limit=_PAGE, offset=seen, include=["documents", "metadatas"]))["ids"]:
-            seen += len(page["ids"])
-            columns = zip(page["ids"], page["documents"] or (), page["metadatas"] or (), strict=True)
-            yield from itertools.starmap(from_record, columns)
+        yield from _all_of(self._store.collection(self._name), self._where)
 
     def index(
         self,
         passages: Iterable[Passage],
         *,
-        prune: bool = False,
+        prune: bool | Callable[[], bool] = False,
         batch: int = 512,
         progress: bool | Callable[[int], None] = False,
     ) -> IndexReport:
@@ -208,7 +204,8 @@ class ChromaRetriever:
 
         Args:
             passages: any iterable; it is read once and never held as a whole.
-            prune: afterwards delete every record of the collection that is not among ``passages``.
+            prune: afterwards delete every record of the collection that is not among ``passages``; a function is asked
+                when all of them have been read.
             batch: passages that are embedded and written together.
             progress: show a bar on standard error, or call this with the number of passages of each batch.
 
@@ -218,9 +215,10 @@ class ChromaRetriever:
         """
         bar = progress_bar(passages) if progress is True else nullcontext(progress or (lambda _: None))
         model_id = self._chosen.model_id if self._chosen is not None else ""
-        with self._lock, bar as advance:
-            collection = self._store.create(self._name, space=self._space)
-            self.refresh()
+        with self._writing, bar as advance:
+            with self._lock:
+                collection = self._store.create(self._name, space=self._space)
+                self.refresh()
             source = VectorSource(collection, lambda: self.embedder, model_id)
             return Indexer(collection, source, self._store.max_batch).run(
                 passages, prune=prune, batch=_positive(batch, "batch"), advance=advance
@@ -241,13 +239,13 @@ class ChromaRetriever:
         Raises:
             StoreError: it is not there, or was handed over as a collection.
         """
-        with self._lock:
+        with self._writing, self._lock:
             self.refresh()
             self._store.drop(self._name)
 
     def close(self) -> None:
         """Release the store, if this object opened it; the next call opens it again."""
-        with self._lock:
+        with self._writing, self._lock:
             self.refresh()
             self._store.close()
 
@@ -258,11 +256,11 @@ class ChromaRetriever:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {name: value for name, value in self.__dict__.items() if name not in ("_lock", "embedder")}
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_writing", "embedder")}
         return {**kept, "_attached": None, "_lexical": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.RLock())
+        self.__dict__.update(state, _lock=threading.RLock(), _writing=threading.RLock())
 
     def _attached_to(self, use: Callable[[GuardedCollection, Space, str], _Result]) -> _Result:
         """``use`` of the collection; once more if it was dropped meanwhile and may have been made again."""
@@ -306,19 +304,18 @@ class ChromaRetriever:
             collection = self._store.collection(self._name)
             version = (collection.id, collection.count(), collection.metadata.get(STAMP))
             if self._lexical is None or self._lexical[0] != version:
-                self._lexical = version, LexicalIndex(*_all_texts(collection))
+                texts = {passage.id: embedded_text(passage) for passage in _all_of(collection)}
+                self._lexical = version, LexicalIndex(list(texts), list(texts.values()))
             return self._lexical[1]
 
 
-def _all_texts(collection: GuardedCollection) -> tuple[list[str], list[str]]:
-    """Ids, and titles with texts, of all records."""
-    ids: list[str] = []
-    texts: list[str] = []
-    while (page := collection.get(limit=_PAGE, offset=len(ids), include=["documents", "metadatas"]))["ids"]:
+def _all_of(collection: GuardedCollection, where: Mapping[str, Any] | None = None) -> Iterator[Passage]:
+    """All passages that match ``where``, without vectors, page by page."""
+    seen, parts = 0, ["documents", "metadatas"]
+    while (page := collection.get(where=where, limit=_PAGE, offset=seen, include=parts))["ids"]:
+        seen += len(page["ids"])
         columns = zip(page["ids"], page["documents"] or (), page["metadatas"] or (), strict=True)
-        texts += [embedded_text(from_record(*record)) for record in columns]
-        ids += page["ids"]
-    return ids, texts
+        yield from itertools.starmap(from_record, columns)
 
 
 def _checked_query(query: object) -> str:

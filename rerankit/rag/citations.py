@@ -10,12 +10,14 @@ from rerankit.rag.context import Block, Context
 from rerankit.rag.sentences import sentences
 from rerankit.rag.terms import terms
 
-__all__ = ["MARK", "Checked", "check", "marks_inside", "without_marks"]
+__all__ = ["MARK", "PLAIN_MARK", "Checked", "check", "marks_inside", "without_marks"]
 
 MARK = re.compile(r"[\[\u3010]\s*\^?(\d{1,9}(?:\s*[,;\u2013-]\s*\^?\d{1,9})*)\s*[\]\u3011]")
 """``[1]``, ``[1, 2]``, ``[1-3]``, ``[^1]`` and the same in lenticular brackets."""
 
-_PLAIN_MARK = re.compile(r"[ \t]{0,4}\[(\d{1,9})\]", re.ASCII)
+PLAIN_MARK = re.compile(r"[ \t]{0,4}\[(\d{1,9})\]", re.ASCII)
+"""``[1]``, as it stands in a checked answer, with the blanks before it."""
+
 _END_THEN_MARKS = re.compile(r"([.!?]{1,5})(\s{0,4}(?:\[\d{1,9}\]\s{0,4})*\[\d{1,9}\])(?=\s|$)")
 
 
@@ -47,8 +49,8 @@ def check(text: str, context: Context) -> Checked:
     citations: dict[tuple[int, int, int], Citation] = {}
     uncited = []
     for statement in _statements(cleaned):
-        numbers = dict.fromkeys(map(int, _PLAIN_MARK.findall(statement)))
-        words = _PLAIN_MARK.sub("", statement)
+        numbers = dict.fromkeys(map(int, PLAIN_MARK.findall(statement)))
+        words = PLAIN_MARK.sub("", statement)
         if not numbers and terms(words):
             uncited.append(words)
         for number in numbers:
@@ -82,7 +84,7 @@ def _canonical(text: str, known: set[int]) -> tuple[str, list[int]]:
 
     once = re.sub(r"([ \t]{0,4})" + MARK.pattern, rewrite, text)
     plain = MARK.sub(lambda match: "".join(f"[{number}]" for number in _numbers(match[1])), once)
-    return _PLAIN_MARK.sub(defuse, plain).strip(), unknown  # a removed mark may have joined others: "[[9]8]"
+    return PLAIN_MARK.sub(defuse, plain).strip(), unknown  # a removed mark may have joined others: "[[9]8]"
 
 
 def _numbers(inside: str) -> list[int]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rerankit.rag.citations import MARK, marks_inside
+from rerankit.rag.citations import MARK, PLAIN_MARK, marks_inside
 from rerankit.rag.context import Block, Context
 from rerankit.rag.sentences import sentences
 from rerankit.rag.support import Embedder, statements
@@ -26,6 +26,8 @@ FLOOR = 0.55
 UNSUPPORTED = "[unsupported]"
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_ITEM = re.compile(r"\A\s*\(?\d{1,3}[.)]\s")
+"""The number of a list item, which no source needs to hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,9 @@ def check_claims(text: str, context: Context, embedder: Embedder, *, floor: floa
     found = []
     for start, end in sentences(settled):
         said = settled[start:end]
-        if not terms(words := MARK.sub("", said)):
+        if not terms(words := _ITEM.sub("", MARK.sub("", said))):
             continue
-        cited = tuple(dict.fromkeys(int(n) for n in re.findall(r"\[(\d{1,9})\]", said) if int(n) in blocks))
+        cited = tuple(dict.fromkeys(int(n) for n in PLAIN_MARK.findall(said) if int(n) in blocks))
         match, reason = _judged(words, [blocks[number] for number in cited], embedder, floor)
         found.append(Claim(said, start, end, cited, match, reason))
     return tuple(found)

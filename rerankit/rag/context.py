@@ -136,8 +136,8 @@ def pack(
         order: how the blocks are printed: ``rank``; ``lost_in_the_middle`` puts the best at both ends, where models
             read best (Liu et al., 2023, arXiv:2307.03172); ``source`` keeps passages of one source together and in
             their own order (metadata ``source``, ``page``, ``start``).
-        drop_duplicates: leave out a passage if nine tenths of its word 5-grams are in a better one and the others hold
-            neither a number nor a negation.
+        drop_duplicates: leave out a passage if nine tenths of its word 5-grams, its title's included, are in what is
+            shown of a better one and the others hold neither a number nor a negation.
         limit: largest number of blocks; a hit that is dropped makes room for the next one.
 
     Raises:
@@ -187,7 +187,7 @@ class _Packer:
             return "empty"
         if not self._drop_duplicates:
             return ""
-        new = _shingles(hit.text)
+        new = _shingles(hit, hit.text)
         for block, known in zip(self._kept, self._known, strict=True):
             if _says_nothing_new(new, known):
                 return f"duplicate of {block.hit.id}"
@@ -197,9 +197,10 @@ class _Packer:
         span = self._whole(hit) or self._excerpt(hit)
         if span is None:
             return "no room in the token budget"
-        self._kept.append(_block(hit, *span))
+        block = _block(hit, *span)
+        self._kept.append(block)
         if self._drop_duplicates:
-            self._known.append(_shingles(hit.text))
+            self._known.append(_shingles(hit, block.text))
         return ""
 
     def _fits(self, hit: Hit, start: int, end: int) -> bool:
@@ -267,11 +268,14 @@ def _position(block: Block) -> tuple[float, ...]:
     return tuple(float(value) if isinstance(value, (int, float)) else 0.0 for value in found)
 
 
-def _shingles(text: str) -> frozenset[tuple[str, ...]]:
-    folded = text.casefold().replace("n't", " not")
-    words = re.findall(r"\w+", folded) or folded.split()
-    last = max(0, len(words) - _SHINGLE)
-    return frozenset(tuple(words[i : i + _SHINGLE]) for i in range(last + 1))
+def _shingles(hit: Hit, text: str) -> frozenset[tuple[str, ...]]:
+    """Word 5-grams of the title, which tells short texts apart, and of ``text``: what is shown of the passage."""
+    found: set[tuple[str, ...]] = set()
+    for part in filter(str.strip, (hit.passage.title, text)):
+        folded = part.casefold().replace("n't", " not")
+        words = re.findall(r"\w+", folded) or folded.split()
+        found |= {tuple(words[i : i + _SHINGLE]) for i in range(max(1, len(words) - _SHINGLE + 1))}
+    return frozenset(found)
 
 
 def _says_nothing_new(shingles: frozenset[tuple[str, ...]], known: frozenset[tuple[str, ...]]) -> bool:

@@ -61,7 +61,7 @@ _BINARY = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(\S.*)$")
 _FENCE = re.compile(r"^ {0,3}(?:```|~~~)")
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
-_FRONT_TITLE = re.compile(r"^title:[ \t]*[\"']?(.*?)[\"']?[ \t]*$", re.MULTILINE)
+_FRONT_TITLE = re.compile(r"^title:(.*)$", re.MULTILINE)
 _LONGEST_TITLE = 100
 
 
@@ -108,7 +108,7 @@ def read_markdown(data: bytes, source: str) -> Iterator[Section | Problem]:
     yield from problems
     front = _FRONT_MATTER.match(text)
     title = _FRONT_TITLE.search(front[1]) if front else None
-    yield from by_heading(text, title[1] if title else "", front.end() if front else 0)
+    yield from by_heading(text, title[1].strip(" \t\r\"'") if title else "", front.end() if front else 0)
 
 
 def by_heading(text: str, title: str = "", start: int = 0, *, fences: bool = True) -> Iterator[Section]:
@@ -152,6 +152,8 @@ def _joined(path: list[tuple[int, str]]) -> str:
 _DROPPED = frozenset({"script", "style", "nav", "noscript", "template", "svg", "iframe", "object", "head"})
 _UNCLOSED = re.compile(rb"<(?=[^<>]*(?:<|\Z))")
 _MANY_UNCLOSED = 1000
+_MOST_TAGS = 200_000
+"""Parsing takes seconds for so many, and nothing stops it once it has begun."""
 _BLOCK = re.compile(
     "address|article|aside|blockquote|body|dd|details|div|dl|dt|fieldset|figcaption|figure|footer|form|h[1-6]|header|"
     "hr|li|main|ol|p|pre|section|summary|table|tbody|tfoot|thead|tr|ul"
@@ -159,12 +161,19 @@ _BLOCK = re.compile(
 
 
 def read_html(data: bytes, source: str) -> Iterator[Section | Problem]:
-    """The visible text of a page, cut at its headings. Nothing is run and nothing is fetched."""
+    """The visible text of a page, cut at its headings. Nothing is run and nothing is fetched.
+
+    Raises:
+        InputError: the content is binary, or has too many tags.
+    """
     bs4 = require("bs4", extra="files", purpose="Reading HTML files")
     decode(data)  # refuses binary content; the page's own charset declaration decides below
+    data = _harmless(data)
+    if (tags := data.count(b"<")) > _MOST_TAGS:
+        raise InputError(f"the page has {tags:,} tags; at most {_MOST_TAGS:,} are read, so split it or save it as text")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an XHTML declaration, or a text that resembles a file name
-        page = bs4.BeautifulSoup(_harmless(data), "html.parser")
+        page = bs4.BeautifulSoup(data, "html.parser")
     title = " ".join(page.title.get_text().split())[:_LONGEST_TITLE] if page.title else ""
     lines = (line.strip(" |") for line in clean("".join(_visible(page, bs4.NavigableString))).split("\n"))
     yield from by_heading(re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip(), clean(title), fences=False)

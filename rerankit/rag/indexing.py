@@ -71,7 +71,12 @@ class Indexer:
         self._stamped = False
 
     def run(
-        self, passages: Iterable[Passage], *, prune: bool, batch: int, advance: Callable[[int], None]
+        self,
+        passages: Iterable[Passage],
+        *,
+        prune: bool | Callable[[], bool],
+        batch: int,
+        advance: Callable[[int], None],
     ) -> IndexReport:
         """Index ``passages``; arguments as in :meth:`ChromaRetriever.index`."""
         if batch < 1:
@@ -83,7 +88,7 @@ class Indexer:
                 self._delete(self._stored(empty))
                 self._add(entries)
                 advance(len(group))
-            if prune:
+            if prune() if callable(prune) else prune:
                 self._prune(seen)
         if self._stamped:
             self._stamp()

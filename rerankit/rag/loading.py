@@ -48,6 +48,7 @@ FORMATS = (*_DOCUMENTS, *_ROWS)
 
 DEFAULT_CHUNKING = Chunking()
 MAX_BYTES = 64 * 1024 * 1024
+_LONGEST_TITLE = 300  # characters: each passage holds a copy, so that a heading of a megabyte would become gigabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,9 @@ def iter_passages(
     A passage's id is ``relative/path#0001``: the path is relative to the folder, the fixed part of the glob, or the
     common parent of a list, so it is the same on every machine. A JSON or CSV row with an id keeps it, unless another
     row had it before: then the row is named by path and line, as one without an id is, and a problem per file says so.
-    A row is cut only if it is longer than two chunks. Metadata hold ``source``, ``start`` and ``end`` (characters of
-    the source's text; of the page in a PDF, with ``page``; of the visible text in HTML), and ``line`` for rows.
+    A row is cut only if it is longer than two chunks, a title behind its 300th character. Metadata hold ``source``,
+    ``start`` and ``end`` (characters of the source's text; of the page in a PDF, with ``page``; of the visible text in
+    HTML), and ``line`` for rows.
 
     Args:
         paths: a file, a folder (recursive; hidden names are left out), a glob pattern, or several of these.
@@ -229,15 +231,15 @@ def _read(path: Path, source: str, text_column: str | None, max_bytes: int) -> I
 
 def _cut(section: Section, source: str, numbers: Iterator[int], chunking: Chunking | None) -> Iterator[Passage]:
     metadata = {"source": source, **section.metadata}
-    stem = source
+    title, stem = section.title[:_LONGEST_TITLE], source
     if section.row is not None:
         stem, numbers = section.id or f"{source}#{section.row:04d}", itertools.count(1)
         if chunking is None or count_words(section.text) <= 2 * chunking.words:
-            yield Passage(stem, section.text, section.title, metadata)
+            yield Passage(stem, section.text, title, metadata)
             return
     for start, end in chunks(section.text, chunking) if chunking else _whole(section.text):
         offsets = {"start": section.start + start, "end": section.start + end}
-        yield Passage(f"{stem}#{next(numbers):04d}", section.text[start:end], section.title, metadata | offsets)
+        yield Passage(f"{stem}#{next(numbers):04d}", section.text[start:end], title, metadata | offsets)
 
 
 def _whole(text: str) -> list[tuple[int, int]]:

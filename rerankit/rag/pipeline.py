@@ -42,7 +42,7 @@ class _Run:
     candidates: list[Passage] = field(default_factory=list)
     ranking: Ranking = field(default_factory=lambda: Ranking("", (), "", ""))
     context: Context = field(default_factory=Context)
-    answer: Answer = field(default_factory=lambda: Answer(""))
+    answer: Answer | None = None
     timings: dict[str, float] = field(default_factory=dict)
 
     @contextlib.contextmanager
@@ -58,7 +58,13 @@ class _Run:
         return None if self.deadline is None else max(1e-3, self.deadline - time.monotonic())
 
     def result(self) -> RagResult:
-        return RagResult(self.question, self.candidates, self.ranking, self.context, self.answer, self.timings)
+        return RagResult(self.question, self.candidates, self.ranking, self.context, self.written(), self.timings)
+
+    def written(self) -> Answer:
+        """The answer, which generators of somebody else's may forget."""
+        if self.answer is None:
+            raise InputError("The generator ended without an Answer; it must return one, and end its stream with one")
+        return self.answer
 
 
 class RagPipeline:
@@ -70,7 +76,7 @@ class RagPipeline:
         generator: writes the answer; default the embedded extractive one.
         fetch_k: candidates to fetch; reranking can only help if it is well above ``top_k``.
         top_k: passages that the context holds at most.
-        on_generator_error: ``raise``, or ``extractive`` to answer with the best sentences and record what failed.
+        on_generator_error: ``raise``, or ``extractive`` to answer with the best sentences; the log says what failed.
         **packing: options of :func:`~rerankit.rag.context.pack`: ``budget``, ``count_tokens``, ``order``,
             ``drop_duplicates``.
 
@@ -209,6 +215,7 @@ class RagPipeline:
                     run.answer = item
                 else:
                     yield Delta(item)
+            run.written()
         except Exception as error:  # generators are anybody's, and 'extractive' promises an answer
             run.answer = self._rescue(run, error)
 
@@ -223,6 +230,7 @@ class RagPipeline:
                     run.answer = item
                 else:
                     yield Delta(item)
+            run.written()
         except Exception as error:  # generators are anybody's, and 'extractive' promises an answer
             run.answer = await asyncio.to_thread(self._rescue, run, error)
 
@@ -230,10 +238,11 @@ class RagPipeline:
         """The extractive answer in place of the one that failed, if the pipeline is to give one."""
         if self.on_generator_error == "raise" or isinstance(self.generator, ExtractiveGenerator):
             raise error
-        said = f"{type(error).__name__}: {error}"
-        logger.warning("%s failed, answering with the best sentences: %s", self.generator.model, said)
+        kind, model = type(error).__name__, self.generator.model
+        logger.warning("%s failed, answering with the best sentences: %s: %s", model, kind, error)
         answer = ExtractiveGenerator().generate(run.question, run.context)
-        reason = f"{self.generator.model} failed ({said}); these are the best sentences. {answer.reason}".strip()
+        # Whoever asked may read the reason, but not the address of the model nor what it said.
+        reason = f"The generator failed ({kind}); these are the best sentences. {answer.reason}".strip()
         return dataclasses.replace(answer, reason=reason)
 
 

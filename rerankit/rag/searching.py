@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerankit.errors import InputError, StoreError
-from rerankit.rag.bounds import check_filter
+from rerankit.rag.bounds import all_of, check_filter
 from rerankit.rag.collection import distances_to, similarities
 from rerankit.rag.guard import GuardedCollection
 from rerankit.rag.lexical import reciprocal_rank_fusion
@@ -49,9 +49,11 @@ class Filters:
                 raise InputError(f"The filter {name} must be a mapping in Chroma's language, got {value!r:.80}")
             if value is not None:
                 check_filter(name, value)
-        both = [dict(part) for part in (always, where) if part]
-        joined = {"$and": both} if len(both) > 1 else both[0] if both else None
-        return cls(joined, where_document or None, None if ids is None else checked_ids(ids))
+        return cls(
+            all_of(dict(part) for part in (always, where) if part),
+            where_document or None,
+            None if ids is None else checked_ids(ids),
+        )
 
     def __bool__(self) -> bool:
         return self.where is not None or self.where_document is not None or self.ids is not None
@@ -161,11 +163,13 @@ def _check_complete(collection: GuardedCollection, k: int, found: int) -> None:
         )
 
 
-def get_records(collection: GuardedCollection, ids: Sequence[str]) -> dict[str, Record]:
-    """Records by id; Chroma returns them in an order of its own."""
+def get_records(
+    collection: GuardedCollection, ids: Sequence[str], where: Mapping[str, Any] | None = None
+) -> dict[str, Record]:
+    """Records by id, as far as they match ``where``; Chroma returns them in an order of its own."""
     if not ids:
         return {}
-    got = collection.get(ids=list(ids), include=["documents", "metadatas", "embeddings"])
+    got = collection.get(ids=list(ids), where=where, include=["documents", "metadatas", "embeddings"])
     vectors = np.asarray(got["embeddings"], dtype=np.float32)
     columns = zip(got["ids"], got["documents"], got["metadatas"], vectors, strict=True)
     return {key: Record(key, document, metadata, vector) for key, document, metadata, vector in columns}

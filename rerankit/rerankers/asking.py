@@ -12,6 +12,7 @@ from rerankit.models.language import LanguageModel, language_model
 from rerankit.models.prompt import Data
 from rerankit.rerankers.base import Reranker, RerankerOptions
 from rerankit.rerankers.call import Call, Request, Scored
+from rerankit.rerankers.windows import TITLE_SHARE
 from rerankit.types import Passage
 
 T = TypeVar("T")
@@ -135,6 +136,16 @@ def beginning(text: str, max_tokens: int | None) -> tuple[str, int]:
         return text, 0
     size = max(max_tokens * CHARACTERS_PER_TOKEN, MEASURED)
     return text[:size], -(-max(0, len(text) - size) // 4)
+
+
+def short_title(lm: LanguageModel, passage: Passage, room: int) -> tuple[Passage, int]:
+    """The passage, its title no longer than its share of ``room`` tokens, and how many tokens that leaves out."""
+    most = max(1, room // TITLE_SHARE)
+    title, behind = beginning(passage.title, most)
+    kept = lm.cut(title, most)
+    if kept == passage.title:
+        return passage, 0
+    return passage.replace(title=kept), max(1, lm.count_tokens(title) - lm.count_tokens(kept)) + behind
 
 
 def shown(passage: Passage) -> str:

@@ -70,7 +70,7 @@ class Reranker(ABC):
     Attributes:
         model: names family, model and revision; what ``Ranking.model`` says.
         scale: the meaning of a score.
-        fingerprint: everything that a score depends on; caches and calibrators are bound to it.
+        fingerprint: everything that the score of a text depends on; score caches are bound to it.
     """
 
     model: str
@@ -102,8 +102,13 @@ class Reranker(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """Everything that a score depends on."""
+        """Everything that the score of a text depends on."""
         return self.model
+
+    @property
+    def passage_fingerprint(self) -> str:
+        """Everything that the score of a whole passage depends on; calibrators and composites are bound to it."""
+        return self.fingerprint
 
     @functools.cached_property
     def calibrator(self) -> Calibrator | None:
@@ -118,7 +123,7 @@ class Reranker(ABC):
 
         source = self._calibrator_source
         fitted = source if isinstance(source, Calibrator) else Calibrator.load(source)
-        fitted.check(self.fingerprint)
+        fitted.check(self.passage_fingerprint)
         return fitted
 
     def rank(

@@ -48,10 +48,11 @@ class ScoreCache:
         return {key: score for key, score in found.items() if isinstance(score, float) and math.isfinite(score)}
 
     def put_many(self, scores: Mapping[bytes, float]) -> None:
-        """Remember scores; a known one is replaced."""
-        if not scores:
+        """Remember scores; a known one is replaced, one that is no finite number is left out."""
+        rows = [(key, score) for key, score in scores.items() if math.isfinite(score)]
+        if not rows:
             return
-        self._file.run("INSERT OR REPLACE INTO scores (key, score) VALUES (?, ?)", list(scores.items()), many=True)
+        self._file.run("INSERT OR REPLACE INTO scores (key, score) VALUES (?, ?)", rows, many=True)
         self._file.run("DELETE FROM scores WHERE id <= (SELECT max(id) FROM scores) - ?", (self.max_entries,))
 
     def __len__(self) -> int:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rerankit.errors import InputError, ModelError
+from rerankit.models.files import write_atomically
 from rerankit.rerankers.calibration_fit import (
     CurvePoint,
     Method,
@@ -42,7 +42,10 @@ from rerankit.types import Ranking
 if TYPE_CHECKING:
     from rerankit.rerankers.base import Reranker
 
-__all__ = ["Calibrator", "CurvePoint", "Method", "Quality"]
+__all__ = ["CALIBRATION", "Calibrator", "CurvePoint", "Method", "Quality"]
+
+CALIBRATION = "calibration.json"
+"""In a model's folder: the calibrator that holds for its usual settings."""
 
 FORMAT = "rerankit-calibrator"
 VERSION = 1
@@ -90,7 +93,7 @@ class Calibrator:
             labels: 0 or 1, or grades.
             method: ``platt`` (any scale, few labels), ``temperature`` (logits only: 0 means even odds) or ``isotonic``
                 (any shape, a thousand labels or more).
-            reranker: whose scores they are; or give its ``fingerprint``.
+            reranker: whose scores they are; or give its ``passage_fingerprint``.
             fingerprint: see ``reranker``.
             relevant_from: the lowest grade that counts as relevant.
             groups: the query of each score, so that cross-validation splits queries and not passages.
@@ -111,7 +114,7 @@ class Calibrator:
         return cls(
             method=method,
             map=fitted,
-            fingerprint=reranker.fingerprint if reranker is not None else fingerprint,
+            fingerprint=reranker.passage_fingerprint if reranker is not None else fingerprint,
             fitted=len(values),
             positives=int(targets.sum()),
             in_sample=quality(probabilities, targets),
@@ -214,18 +217,10 @@ class Calibrator:
         """Write as JSON, all or nothing.
 
         Raises:
-            InputError: the file cannot be written.
+            StoreError: the file cannot be written.
         """
-        path = Path(path)
         data = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        text = json.dumps(data, indent=1, allow_nan=False, sort_keys=True)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f".{path.name}.{os.getpid()}")
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(path)
-        except OSError as error:
-            raise InputError(f"Cannot write the calibrator to {path}: {error}") from error
+        write_atomically(Path(path), json.dumps(data, indent=1, allow_nan=False, sort_keys=True))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -244,6 +239,17 @@ class Calibrator:
                 f"{path} is not a calibrator of format {FORMAT} {VERSION}, or it is damaged: "
                 f"{type(error).__name__}: {error}. Fit and save it again."
             ) from error
+
+    @classmethod
+    def beside(cls, folder: Path, fingerprint: str) -> Self | None:
+        """The one in a model's folder, unless there is none or an option made other scores of the model.
+
+        Raises:
+            ModelError: the file is damaged.
+        """
+        file = folder / CALIBRATION
+        found = cls.load(file) if file.is_file() else None
+        return found if found is not None and found.fingerprint == fingerprint else None
 
     @classmethod
     def _from_json(cls, data: Mapping[str, Any]) -> Self:

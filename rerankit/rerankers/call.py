@@ -13,6 +13,9 @@ from rerankit.models.meter import Meter
 from rerankit.models.work import Work
 from rerankit.types import Passage, Ranking, Span, Usage
 
+BLOCK = 256
+"""Texts given to a model between two looks at whether the caller still waits: enough to fill its batches."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

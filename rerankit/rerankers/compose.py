@@ -84,7 +84,9 @@ class Cascade(Reranker):
     def fingerprint(self) -> str:
         """The stages' fingerprints and how many candidates each hands on."""
         *earlier, last = self.stages
-        return " | ".join([*(f"{stage.fingerprint}{_view(stage)}" for stage in earlier), last.fingerprint])
+        return " | ".join(
+            [*(f"{stage.passage_fingerprint}{_view(stage)}" for stage in earlier), last.passage_fingerprint]
+        )
 
     def score_lists(self, requests: Sequence[Request], call: Call) -> list[Scored]:
         """Run each stage once over all requests."""
@@ -257,7 +259,7 @@ class Fusion(Reranker):
     @property
     def fingerprint(self) -> str:
         """The members' fingerprints, views and weights, and the method."""
-        return f"fusion:{'+'.join(f'{item.fingerprint}{_view(item)}' for item in self.members)}{self._setting}"
+        return f"fusion:{'+'.join(f'{item.passage_fingerprint}{_view(item)}' for item in self.members)}{self._setting}"
 
     def score_lists(self, requests: Sequence[Request], call: Call) -> list[Scored]:
         """Run each member once over all requests, in the order given, until the deadline."""

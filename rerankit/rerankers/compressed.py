@@ -26,18 +26,15 @@ from rerankit.models.text_vectors import encoder_fingerprint
 from rerankit.models.vector_cache import KeepsVectors, open_vectors
 from rerankit.rerankers.base import Reranker, RerankerOptions
 from rerankit.rerankers.calibration import Calibrator
-from rerankit.rerankers.call import Call, Request, Scored
+from rerankit.rerankers.call import BLOCK, Call, Request, Scored
 from rerankit.rerankers.compressed_inputs import CompressedInputs, PassageVectors, Query
 
-__all__ = ["CALIBRATION", "Compressed"]
+__all__ = ["Compressed"]
 
 Floats = NDArray[np.float64]
 
 CHUNK = 16
 """Passages encoded between two looks at a deadline."""
-
-CALIBRATION = "calibration.json"
-"""In a model's folder: the calibrator that holds for its usual settings."""
 
 _BEHIND = 1e-6
 """How far below the scores of a list the best passage comes that found no room in it."""
@@ -63,7 +60,7 @@ class Compressed(Reranker):
             Chroma collection), or None for the memory of this process.
         max_passages: most passages that one pass reads; its cost grows with their square.
         max_windows: windows read per passage; what lies beyond is counted in ``Hit.truncated_tokens``.
-        strict: refuse passages whose vectors cannot be used (another embedder's, not of length 1).
+        strict: refuse passages whose vectors cannot be used (another embedder's, unnamed ones not of length 1).
         device, backend, dtype, revision: of the encoder, as for :class:`~rerankit.models.encoder.TextEncoder`. The
             model itself is small, runs beside it on the same device, and in float32 always.
         options: see :class:`~rerankit.rerankers.base.RerankerOptions`.
@@ -107,8 +104,8 @@ class Compressed(Reranker):
         self.scale = "z-score" if self.module.config.words else "cosine"
         self._digest = sha256_of(place / "model.safetensors")[:12]
         self.model = f"compressed:{place.resolve().name}@{self._digest}"
-        if options.get("calibrator") is None and (place / CALIBRATION).is_file():
-            self._calibrator_source = self._own_calibrator(place / CALIBRATION)
+        if options.get("calibrator") is None:
+            self._calibrator_source = Calibrator.beside(place, self.passage_fingerprint)
 
     @property
     def fingerprint(self) -> str:
@@ -116,11 +113,6 @@ class Compressed(Reranker):
         config = self.module.config
         settings = f"{config.heads}:{config.residual}:{config.words}:{self.inputs.max_windows}:{self.max_passages}"
         return f"compressed:{self._digest}:{encoder_fingerprint(self.encoder)}:{settings}"
-
-    def _own_calibrator(self, file: Path) -> Calibrator | None:
-        """The one in the model's folder, unless an option made other scores of it."""
-        found = Calibrator.load(file)
-        return found if found.fingerprint == self.fingerprint else None
 
     def score_lists(self, requests: Sequence[Request], call: Call) -> Sequence[Scored]:
         """Queries, vectors of all passages of all lists, one pass per list."""
@@ -144,7 +136,7 @@ class Compressed(Reranker):
         found = [[self.inputs.stored(passage) for passage in request.passages] for request in requests]
         depth = max(map(len, found), default=0)
         missing = [(i, j) for j in range(depth) for i, row in enumerate(found) if j < len(row) and row[j] is None]
-        step = max(1, len(missing)) if call.deadline is None else CHUNK
+        step = BLOCK if call.deadline is None else CHUNK
         for start in range(0, len(missing), step):
             if call.expired:
                 break
@@ -221,7 +213,7 @@ def _encoder(
         raise ModelError(
             f"The model in {place} reads vectors of {wanted.encoder!r} ({wanted.dim} numbers), not those of "
             f"{found.model_id!r} ({found.dim}). Name its encoder: 'compressed:FOLDER[encoder=FOLDER-OR-NAME]', or "
-            "train a model for this one with 'rerankit train compressed --encoder'."
+            "train a model for this one with 'rerankit train compressed --base'."
         )
     return found, owned
 

@@ -8,21 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rerankit.errors import InputError
 from rerankit.models.encoder import TextEncoder
 from rerankit.models.late_encoder import LateEncoder
 from rerankit.models.late_style import Style
 from rerankit.models.meter import Meter
 from rerankit.models.text_vectors import query_vector, text_vectors
-from rerankit.models.vector_cache import KeepsVectors, shared_cache
+from rerankit.models.vector_cache import KeepsVectors, open_cache, shared_cache
 from rerankit.rerankers.reading import Reader
+from rerankit.rerankers.vectors import stored_vector
 from rerankit.rerankers.words import Words, bm25
 from rerankit.types import Passage
 
 __all__ = ["CompressedInputs", "PassageVectors", "Query"]
-
-_UNIT = 0.01
-"""How far from 1 the length of a stored vector may be: float16 and 8-bit stores round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +91,8 @@ class CompressedInputs:
         """How well each passage matches the words of a query, ``[n]``: BM25 with the statistics of the list."""
         self._words = self._words or Words()
         texts = [f"{passage.title}\n{passage.text}" if passage.title else passage.text for passage in passages]
-        return bm25(self._words.query(query), self._words.sketches(texts, self.vectors)).astype(np.float32)
+        sketches = self._words.sketches(texts, open_cache(self.vectors))
+        return bm25(self._words.query(query), sketches).astype(np.float32)
 
     def texts(self, passage: Passage) -> tuple[list[str], int]:
         """What the encoder reads of a passage, window by window, and how many tokens lie in none."""
@@ -107,31 +105,8 @@ class CompressedInputs:
         Raises:
             InputError: the vector claims to be this encoder's and cannot be, or is not usable and ``strict`` is on.
         """
-        if passage.embedding is None:
+        stored = stored_vector(passage, self.encoder.model_id, self.encoder.dim, strict=self.strict)
+        if stored is None:
             return None
-        vector = np.asarray(passage.embedding, np.float32)
-        named = passage.embedding_model == self.encoder.model_id
-        length = float(np.linalg.norm(vector))
-        fault = self._fault(vector)
-        if not fault and (named or not passage.embedding_model) and abs(length - 1.0) < _UNIT:
-            return PassageVectors((vector / length)[None])
-        if (named and fault) or self.strict:
-            raise InputError(self._refusal(passage, fault or f"of length {length:.3g}, not 1"))
-        return None
-
-    def _fault(self, vector: NDArray[np.float32]) -> str:
-        if vector.shape != (self.encoder.dim,):
-            return f"of width {len(vector)}, not {self.encoder.dim}"
-        return "" if np.isfinite(vector).all() else "with NaN or infinite numbers"
-
-    def _refusal(self, passage: Passage, fault: str) -> str:
-        mine = self.encoder.model_id
-        if passage.embedding_model not in ("", mine):
-            return (
-                f"Passage {passage.id!r} carries a vector of {passage.embedding_model!r}; this model reads those of "
-                f"{mine!r}. Index the store with that embedder, or leave strict=True out: the text is then encoded."
-            )
-        return (
-            f"Passage {passage.id!r} carries a vector {fault}, which cannot be one of {mine!r}. Index the passage "
-            "again, or drop its embedding (passage.replace(embedding=None)): the text is then encoded."
-        )
+        vector = np.asarray(stored, np.float32)
+        return PassageVectors((vector / float(np.linalg.norm(vector)))[None])

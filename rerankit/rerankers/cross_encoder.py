@@ -17,11 +17,8 @@ from rerankit.models.catalog import ReadOut
 from rerankit.models.pair_encoder import PairEncoder
 from rerankit.rerankers.call import Call
 from rerankit.rerankers.pairs import Pair, PointwiseOptions, PointwiseReranker
-from rerankit.rerankers.windows import Windows
+from rerankit.rerankers.windows import TITLE_SHARE, Windows
 from rerankit.types import Passage
-
-TITLE_SHARE = 4
-"""A title may take one part in so many of the room beside the query; the rest of a longer one is not shown."""
 
 
 class CrossEncoder(PointwiseReranker):
@@ -94,7 +91,8 @@ class CrossEncoder(PointwiseReranker):
         title = self._title(query, passage.title)
         reserve = self.encoder.count_tokens([title])[0] if title else 0
         kept = tuple(self.encoder.windows(query, passage.text, reserve=reserve, limit=self.max_windows))
-        return Windows(kept, self.encoder.estimate_tokens(passage.text[kept[-1][1] :]))
+        lost = passage.text[kept[-1][1] :], passage.title[len(title) :]
+        return Windows(kept, sum(map(self.encoder.estimate_tokens, lost)))
 
     def close(self) -> None:
         """Free the model."""

@@ -16,13 +16,11 @@ from rerankit.models.vector_cache import KeepsVectors, open_vectors
 from rerankit.rerankers.call import Call
 from rerankit.rerankers.pairs import Pair, PointwiseOptions, PointwiseReranker
 from rerankit.rerankers.reading import Reader
+from rerankit.rerankers.vectors import stored_vector
 from rerankit.rerankers.windows import Windows
 from rerankit.types import Passage
 
 __all__ = ["Dense"]
-
-_UNIT = 0.01
-"""How far from 1 the length of a stored vector may be: float16 and 8-bit stores round."""
 
 
 class Dense(PointwiseReranker):
@@ -30,8 +28,8 @@ class Dense(PointwiseReranker):
 
     A passage's own ``embedding`` is used if its ``embedding_model`` is this encoder's ``model_id``, or if that is
     empty (the caller vouches for it) and the vector has the right width and length 1. All other passages are encoded;
-    long ones in windows, of which the best counts. A query longer than the model can take is read in parts, whose mean
-    direction counts.
+    long ones in windows, of which the best counts. A vector that claims to be the encoder's and has another width or is
+    not finite is refused. A query longer than the model can take is read in parts, whose mean direction counts.
 
     Args:
         model: None for the embedded model; else the folder or hub name of a sentence encoder, or a loaded one.
@@ -75,8 +73,8 @@ class Dense(PointwiseReranker):
 
     @property
     def fingerprint(self) -> str:
-        """Weights, precision, length limit, prompts, and what becomes of long passages."""
-        return f"dense:{encoder_fingerprint(self.encoder)}:{self.long_passages}"
+        """Weights, precision, length limit and prompts."""
+        return f"dense:{encoder_fingerprint(self.encoder)}"
 
     def windows(self, query: str, passage: Passage) -> Windows:
         """Pieces that fit the encoder beside the title; the whole where a stored vector speaks for it."""
@@ -112,13 +110,5 @@ class Dense(PointwiseReranker):
         result[missing] = text_vectors(self.encoder, texts, self.vectors, meter=call.meter)
         return result
 
-    def _stored(self, passage: Passage) -> NDArray[np.float32] | None:
-        """The passage's own vector if it can be trusted to be this encoder's."""
-        named = passage.embedding_model == self.encoder.model_id
-        vouched = not passage.embedding_model
-        if passage.embedding is None or not (named or vouched):
-            return None
-        vector = np.asarray(passage.embedding, np.float32)
-        if vector.shape != (self.encoder.dim,) or not abs(float(np.linalg.norm(vector)) - 1.0) < _UNIT:
-            return None
-        return vector
+    def _stored(self, passage: Passage) -> NDArray[np.floating] | None:
+        return stored_vector(passage, self.encoder.model_id, self.encoder.dim)

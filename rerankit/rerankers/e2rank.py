@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerankit.checks import check_bool, check_whole
-from rerankit.errors import InputError, SpecError
+from rerankit.errors import SpecError
 from rerankit.models.causal_vectors import CausalVectors, Line
-from rerankit.models.vector_cache import KeepsVectors, open_cache
+from rerankit.models.vector_cache import KeepsVectors, open_vectors
 from rerankit.rerankers.asking import shown
 from rerankit.rerankers.base import Reranker, RerankerOptions
 from rerankit.rerankers.call import Call, Request, Scored
 from rerankit.rerankers.e2rank_prompt import PROMPT, ListPrompt
+from rerankit.rerankers.vectors import stored_vector
 from rerankit.types import Passage
 
 __all__ = ["E2Rank"]
@@ -30,9 +31,6 @@ Floats = NDArray[np.float64]
 
 CHUNK = 32
 """Passages encoded between two looks at the deadline."""
-
-_UNIT = 0.01
-"""How far from 1 the length of an unnamed vector may be: float16 and 8-bit stores round."""
 
 
 class E2Rank(Reranker):
@@ -79,6 +77,7 @@ class E2Rank(Reranker):
     """
 
     scale = "cosine"
+    by_text = False
 
     def __init__(
         self,
@@ -105,7 +104,7 @@ class E2Rank(Reranker):
         self.embedder = _loaded(model, {name: value for name, value in loading.items() if value is not None})
         self._owns_embedder = self.embedder is not model
         self._owns_cache = bool(vectors) and isinstance(vectors, str | Path | bool)
-        self.vectors, self.strict = _kept(vectors), strict
+        self.vectors, self.strict = open_vectors(vectors), strict
         self.prompt_passages = prompt_passages
         asked = PROMPT.instruction if instruction is None else instruction.removesuffix(":")
         self.prompt = ListPrompt(self.embedder, asked, passage_tokens, max_tokens)
@@ -210,7 +209,7 @@ class _List:
     @functools.cached_property
     def _vectors(self) -> tuple[Floats, NDArray[np.bool_]]:
         """Unit vectors ``[n, dim]`` of the passages, stored or encoded, and which of them there was time for."""
-        rows = [_stored(passage, self.reranker.embedder, self.reranker.strict) for passage in self.passages]
+        rows = [self._stored(passage) for passage in self.passages]
         missing = [i for i, row in enumerate(rows) if row is None]
         for start in range(0, len(missing), CHUNK):
             if self.call.expired:
@@ -220,6 +219,14 @@ class _List:
         nothing = np.zeros(self.embedder.dim)
         vectors = np.stack([nothing if row is None else row for row in rows])
         return vectors, np.array([row is not None for row in rows])
+
+    def _stored(self, passage: Passage) -> Floats | None:
+        embedder = self.reranker.embedder
+        stored = stored_vector(passage, embedder.model_id, embedder.dim, strict=self.reranker.strict)
+        if stored is None:
+            return None
+        vector = np.asarray(stored, np.float64)
+        return np.asarray(vector / float(np.linalg.norm(vector)))
 
     def _encoded(self, positions: Sequence[int]) -> dict[int, Floats]:
         """Vectors by position, from the cache where it has them."""
@@ -239,38 +246,6 @@ class _List:
         if position not in self.lines:
             self.lines[position] = self.embedder.line(shown(self.passages[position]))
         return self.lines[position]
-
-
-def _stored(passage: Passage, embedder: CausalVectors, strict: bool) -> Floats | None:
-    """The passage's own vector, of length 1, if it can be this embedder's.
-
-    Raises:
-        InputError: it claims to be and cannot, or cannot and ``strict`` is on.
-    """
-    if passage.embedding is None:
-        return None
-    vector = np.asarray(passage.embedding, np.float64)
-    named, vouched = passage.embedding_model == embedder.model_id, not passage.embedding_model
-    with np.errstate(over="ignore"):
-        length = float(np.linalg.norm(vector)) if vector.shape == (embedder.dim,) else 0.0
-    sound = np.isfinite(length) and length > 0
-    if sound and (named or (vouched and abs(length - 1.0) < _UNIT)):
-        return np.asarray(vector / length)
-    if named or strict:
-        raise InputError(
-            f"Passage {passage.id!r} carries a vector of shape {vector.shape} and length {length:.3g}, said to be of "
-            f"{passage.embedding_model!r}; this model reads vectors of {embedder.model_id!r}, of {embedder.dim} finite "
-            "numbers. Index the passage with it (CausalVectors), or drop its embedding: the text is then encoded."
-        )
-    return None
-
-
-def _kept(vectors: KeepsVectors | str | Path | bool | None) -> KeepsVectors:
-    if vectors is None or isinstance(vectors, str | Path | bool):
-        return open_cache(vectors)
-    if not isinstance(vectors, KeepsVectors):
-        raise InputError(f"vectors is a file, True, a VectorCache or None; got {vectors!r:.80}")
-    return vectors
 
 
 def _loaded(model: str | Path | CausalVectors, asked: Mapping[str, Any]) -> CausalVectors:

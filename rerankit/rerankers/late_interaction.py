@@ -18,7 +18,7 @@ from rerankit.errors import InputError
 from rerankit.models.encoder import TextEncoder
 from rerankit.models.files import content_key
 from rerankit.models.late_encoder import STORAGES, LateEncoder, Storage, TokenVectors, load_late_encoder
-from rerankit.models.vector_cache import Entry, VectorCache, open_cache
+from rerankit.models.vector_cache import Entry, KeepsVectors, VectorCache, open_cache
 from rerankit.rerankers.call import Call
 from rerankit.rerankers.evidence import matched_spans
 from rerankit.rerankers.pairs import Pair, PointwiseOptions, PointwiseReranker
@@ -45,7 +45,8 @@ class LateInteraction(PointwiseReranker):
             any sentence encoder, or a loaded encoder.
         storage: how the vectors of passages are kept: ``float32`` (exact), ``float16``, or ``int8``.
         vectors: where they are kept: a file (True for one in the user's cache folder), a
-            :class:`~rerankit.models.vector_cache.VectorCache`, or None for the memory of this process.
+            :class:`~rerankit.models.vector_cache.VectorCache`, or None for the memory of this process, which also
+            stands in for a keeper of one vector per text (:class:`~rerankit.rag.side_vectors.SideVectors`).
         device, backend, dtype, revision: as for :class:`~rerankit.models.encoder.TextEncoder`; ``auto`` means
             float32 for the embedded model.
         options: see :class:`~rerankit.rerankers.pairs.PointwiseOptions`.
@@ -67,7 +68,7 @@ class LateInteraction(PointwiseReranker):
         model: str | Path | TextEncoder | None = None,
         *,
         storage: Storage = "float16",
-        vectors: VectorCache | str | Path | bool | None = None,
+        vectors: KeepsVectors | str | Path | bool | None = None,
         device: str = "auto",
         backend: str = "auto",
         dtype: str = "auto",
@@ -79,7 +80,7 @@ class LateInteraction(PointwiseReranker):
             raise InputError(f"storage is one of {', '.join(STORAGES)}, got {storage!r}")
         engine = {"device": device, "backend": backend, "dtype": dtype, "revision": revision}
         self._owns_encoder = isinstance(model, (str, Path))
-        self._owns_cache = not isinstance(vectors, VectorCache) and bool(vectors)
+        self._owns_cache = bool(vectors) and isinstance(vectors, (str, Path, bool))
         self.encoder: LateEncoder = load_late_encoder(model, open_cache(vectors), storage, engine)
         self._matches = VectorCache(memory_bytes=_MATCH_MEMORY)
         self.reader = Reader(self.encoder.encoder, self.encoder.room())
@@ -88,7 +89,7 @@ class LateInteraction(PointwiseReranker):
     @property
     def fingerprint(self) -> str:
         """Weights, precision, length limits, style, storage."""
-        return f"late-interaction:{self.encoder.fingerprint}:{self.encoder.style.window}:{self.long_passages}"
+        return f"late-interaction:{self.encoder.fingerprint}:{self.encoder.style.window}"
 
     def windows(self, query: str, passage: Passage) -> Windows:
         """Pieces that fit the encoder beside the title."""

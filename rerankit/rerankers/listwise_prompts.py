@@ -10,7 +10,7 @@ from rerankit.models.language import LanguageModel
 from rerankit.models.prompt import ChatPrompt, Data, Part, RawPrompt, fill, text_of
 from rerankit.models.templates import Template
 from rerankit.models.work import Work
-from rerankit.rerankers.asking import Framing, beginning, neutral, shown
+from rerankit.rerankers.asking import Framing, beginning, neutral, short_title, shown
 from rerankit.rerankers.call import Request
 from rerankit.rerankers.listwise_steps import Question
 from rerankit.types import Passage
@@ -25,9 +25,6 @@ LEAST_TOKENS = 32
 
 QUERY_SHARE = 4
 """A query may take one part in so many of the context."""
-
-TITLE_SHARE = 4
-"""A title may take one part in so many of a passage's limit."""
 
 REPLY_PASSAGES = 20
 """The number of passages that a template's ``max_tokens`` allows for; more need more."""
@@ -144,12 +141,12 @@ class Prompts:
         return "quoted" if self.template.options.get("framing") == "quoted" else "numbered"
 
     def _text(self, passage: Passage) -> tuple[str, int]:
-        """The beginning of title and text, the title no longer than its share, and the tokens behind it."""
+        """The beginning of title and text, the title no longer than its share, and the tokens left out."""
+        lost = 0
         if passage.title and self.passage_tokens is not None:
-            title = self.lm.cut(passage.title, max(1, self.passage_tokens // TITLE_SHARE))
-            passage = passage.replace(title=title)
+            passage, lost = short_title(self.lm, passage, self.passage_tokens)
         text, behind = beginning(shown(passage), self.passage_tokens or self.lm.context)
-        return neutral(text, self._framing).text, behind
+        return neutral(text, self._framing).text, behind + lost
 
     def _cut(self, text: str, limit: int | None) -> tuple[str, int]:
         """The text within the limit, and the tokens of the whole."""

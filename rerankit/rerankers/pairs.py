@@ -22,12 +22,15 @@ from rerankit.checks import check_choice, check_whole
 from rerankit.errors import InputError, ModelError
 from rerankit.rerankers.base import Reranker, RerankerOptions
 from rerankit.rerankers.cache import ScoreCache, score_key
-from rerankit.rerankers.call import Call, Request, Scored
+from rerankit.rerankers.call import BLOCK, Call, Request, Scored
 from rerankit.rerankers.windows import Aggregate, Windows, aggregate
 from rerankit.types import Passage, Span
 
 Pair = tuple[str, Passage]
 T = TypeVar("T")
+
+MAX_WINDOWS = 64
+"""Of a passage, unless told otherwise."""
 
 FIRST_SLICE = 4
 """Pairs scored before the speed is known, under a deadline."""
@@ -60,7 +63,7 @@ class PointwiseReranker(Reranker):
         *,
         cache: ScoreCache | str | Path | bool | None = None,
         long_passages: Aggregate = "max",
-        max_windows: int = 64,
+        max_windows: int = MAX_WINDOWS,
         **options: Unpack[RerankerOptions],
     ) -> None:
         super().__init__(**options)
@@ -73,6 +76,12 @@ class PointwiseReranker(Reranker):
             )
         self.long_passages, self.max_windows = long_passages, max_windows
         self.cache = cache if isinstance(cache, ScoreCache) else _cache(cache)
+
+    @property
+    def passage_fingerprint(self) -> str:
+        """The fingerprint, and what becomes of long passages."""
+        windows = "" if self.max_windows == MAX_WINDOWS else f":{self.max_windows}"
+        return f"{self.fingerprint}:{self.long_passages}{windows}"
 
     @abstractmethod
     def score_pairs(self, pairs: Sequence[Pair], call: Call) -> NDArray[np.float64]:
@@ -225,7 +234,7 @@ class _Book:
             fresh = {key: value for key, value in zip(piece, values.tolist(), strict=True) if value is not None}
             self.scores.update(fresh)
             if self.cache is not None:
-                self.cache.put_many({key: value for key, value in fresh.items() if np.isfinite(value)})
+                self.cache.put_many(fresh)
 
 
 def _why_partial(unscored: int, call: Call) -> str:
@@ -239,10 +248,13 @@ def _by_prior_rank(requests: Sequence[Request]) -> list[tuple[int, int]]:
 
 
 def _slices(items: Sequence[T], call: Call | None) -> Iterator[Sequence[T]]:
-    """All at once; under a deadline, slices sized by the speed seen so far to end before it."""
+    """All at once without a call; in blocks as long as one waits; by a deadline, as many as the speed so far allows."""
     if call is None or call.deadline is None:
-        if items:
-            yield items
+        step = BLOCK if call else max(1, len(items))
+        for start in range(0, len(items), step):
+            if call and call.expired:
+                return
+            yield items[start : start + step]
         return
     done, started = 0, time.monotonic()
     size = FIRST_SLICE

@@ -15,7 +15,7 @@ from rerankit.models.language import Completion, LabelScores, LanguageModel
 from rerankit.models.prompt import Data, Prompt
 from rerankit.models.templates import Template
 from rerankit.models.work import Work
-from rerankit.rerankers.asking import beginning, neutral, shown
+from rerankit.rerankers.asking import beginning, neutral, short_title, shown
 from rerankit.rerankers.call import Request
 from rerankit.rerankers.comparisons import Pair
 from rerankit.types import Passage
@@ -26,9 +26,6 @@ Mode = Literal["scores", "text"]
 
 FRAME_SLACK = 32
 """Tokens kept free for the marks of a chat template and for the seams between the parts of a prompt."""
-
-TITLE_SHARE = 4
-"""A title may take one part in so many of a passage's room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +128,7 @@ class Asker:
         if limit is None:
             return whole, 0
         if passage.title:
-            passage = passage.replace(title=self.lm.cut(passage.title, max(1, limit // TITLE_SHARE)))
+            passage, _ = short_title(self.lm, passage, limit)
         kept = self.lm.cut(neutral(beginning(shown(passage), limit)[0], "quoted").text, limit)
         if kept == whole:
             return kept, behind

@@ -24,7 +24,14 @@ from rerankit.models.language import LanguageModel
 from rerankit.models.prompt import ChatPrompt, Data, RawPrompt, text_of
 from rerankit.models.templates import SelfTest, Template, choose_template
 from rerankit.models.work import Work
-from rerankit.rerankers.asking import CHARACTERS_PER_TOKEN, AsksLanguageModel, LanguageModelOptions, neutral, shown
+from rerankit.rerankers.asking import (
+    CHARACTERS_PER_TOKEN,
+    AsksLanguageModel,
+    LanguageModelOptions,
+    neutral,
+    short_title,
+    shown,
+)
 from rerankit.rerankers.call import Call, Request, Scored
 from rerankit.rerankers.pairs import Pair, PointwiseOptions, PointwiseReranker
 from rerankit.rerankers.readings import ReadsContinuations, read_pairs
@@ -81,6 +88,7 @@ class Pointwise(AsksLanguageModel, PointwiseReranker):
         self.instruction = self.template.instruction if instruction is None else instruction
         self.scale = SCALES[self.template.read]
         self.model = f"pointwise:{self.lm.model_id}"
+        self._room = functools.lru_cache(_REMEMBERED)(self._find_room)
         self._check_self_tests()
 
     @property
@@ -139,7 +147,8 @@ class Pointwise(AsksLanguageModel, PointwiseReranker):
         return self._windows(query, passage, self.max_windows)
 
     def _windows(self, query: str, passage: Passage, most: int) -> Windows:
-        room = self._room(query, passage)
+        passage, untitled = self._titled(query, passage)
+        room = self._room(query, passage.title)
         spans: list[tuple[int, int]] = []
         start, text = 0, passage.text
         while not spans or (start < len(text) and len(spans) < most):
@@ -149,20 +158,25 @@ class Pointwise(AsksLanguageModel, PointwiseReranker):
             if end >= len(text):
                 break
             start = _restart(text, start, end)
-        return Windows(tuple(spans), math.ceil((len(text) - spans[-1][1]) / 4))
+        return Windows(tuple(spans), math.ceil((len(text) - spans[-1][1]) / 4) + untitled)
 
-    def _room(self, query: str, passage: Passage) -> int:
+    def _titled(self, query: str, passage: Passage) -> tuple[Passage, int]:
+        """The passage with as much of its title as leaves most of the room to the text, and the tokens left out."""
+        return short_title(self.lm, passage, self._room(query, "")) if passage.title else (passage, 0)
+
+    def _find_room(self, query: str, title: str) -> int:
         """Tokens left for a window of the text, at least 16."""
         limit = self._passage_tokens or self.template.passage_tokens
         context = self.lm.context
         free = [limit] if limit else []
         if context is not None:
-            frame = self._prompt(query, passage.replace(text=""))
+            frame = self._prompt(query, Passage("frame", "", title))
             reply = 0 if self.template.read in ("yes-no", "logit") else self.template.max_tokens
             free.append(context - self.lm.count_tokens(_text(frame)) - reply - FRAME_SLACK)
         return max(16, min(free, default=4096))
 
     def _prompt(self, query: str, passage: Passage) -> ChatPrompt | RawPrompt:
+        passage, _ = self._titled(query, passage)
         longest_query = self._query_tokens or self.template.query_tokens
         shown_query = self.lm.cut(query, longest_query) if longest_query else query
         # A raw template is what its checkpoint was trained on, so its inputs stay as they are.
@@ -217,6 +231,10 @@ class Pointwise(AsksLanguageModel, PointwiseReranker):
 
 FRAME_SLACK = 8
 """Tokens kept free, since the seams of a prompt can take a few more than its parts counted alone."""
+
+
+_REMEMBERED = 256
+"""Frames, of query and title, whose room is kept: each is asked for several times per passage."""
 
 
 def _key(pair: Pair) -> tuple[str, str, str]:

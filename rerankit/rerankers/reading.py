@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from rerankit.models.encoder import TextEncoder
-from rerankit.rerankers.windows import Windows
+from rerankit.rerankers.windows import TITLE_SHARE, Windows
 from rerankit.types import Passage
-
-TITLE_SHARE = 4
-"""A title may take up to one in so many tokens of a window; what lies beyond is counted as truncated."""
 
 
 class Reader:
@@ -27,6 +24,11 @@ class Reader:
     def head(self, passage: Passage) -> str:
         """The title as it is put before each window, line break included; empty if there is none."""
         return f"{passage.title[: self._title_end(passage.title)]}\n" if passage.title else ""
+
+    def beginning(self, passage: Passage) -> str:
+        """As much of a passage as one window holds: all of a short one."""
+        ((start, end),) = self.windows(passage, 1).spans
+        return self.head(passage) + passage.text[start:end]
 
     def windows(self, passage: Passage, max_windows: int) -> Windows:
         """Where to cut the text so that each piece fits beside the title; what is left out is counted or estimated."""

@@ -29,10 +29,7 @@ from rerankit.rerankers.compose import Fusion, Vote, charge
 from rerankit.rerankers.cross_encoder import CrossEncoder
 from rerankit.types import Hit, Passage, Ranking
 
-__all__ = ["CALIBRATION", "Residual", "cross_encoder_class", "query_shown"]
-
-CALIBRATION = "calibration.json"
-"""In an adapter's folder: the calibrator that holds for its usual settings."""
+__all__ = ["Residual", "cross_encoder_class", "query_shown"]
 
 
 def cross_encoder_class(model: object) -> type[Reranker]:
@@ -115,20 +112,15 @@ class Residual(Fusion):
         self._identity = f"{digest}:{config.scale:g}:{config.base[:12]}"
         self.model = f"cross-encoder:{place.resolve().name}@{digest}"
         self.scale = "z-score" if base else self.cross.scale
-        if options.get("calibrator") is None and (place / CALIBRATION).is_file():
-            self._calibrator_source = self._own_calibrator(place / CALIBRATION)
+        if options.get("calibrator") is None:
+            self._calibrator_source = Calibrator.beside(place, self.passage_fingerprint)
 
     @property
     def fingerprint(self) -> str:
         """The base ranking's, the adapter and its base, the weight between them, precision, and what is read."""
-        base, encoder = [one.fingerprint for one in self.members[:-1]], self.cross.encoder
+        base, encoder = [one.passage_fingerprint for one in self.members[:-1]], self.cross.encoder
         read = f"{self.depth}:{encoder.max_tokens}:{self.cross.max_windows}:{encoder.engine.choice.dtype}"
         return f"cross-encoder:{self._identity}:{self.weight:g}:{read}:{'+'.join(base)}"
-
-    def _own_calibrator(self, file: Path) -> Calibrator | None:
-        """The one in the adapter's folder, unless an option made other scores of it."""
-        found = Calibrator.load(file)
-        return found if found.fingerprint == self.fingerprint else None
 
     def score_lists(self, requests: Sequence[Request], call: Call) -> list[Scored]:
         """The base ranking of every list, then the logits of their first passages."""

@@ -9,6 +9,7 @@ model's last token states as they are. A trained projection of them did worse ou
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
@@ -20,9 +21,9 @@ from rerankit.checks import check_whole, is_number
 from rerankit.errors import InputError
 from rerankit.models.encoder import TextEncoder
 from rerankit.models.late_encoder import LateEncoder, TokenVectors, load_late_encoder
-from rerankit.models.vector_cache import VectorCache, open_cache
+from rerankit.models.vector_cache import KeepsVectors, open_cache
 from rerankit.rerankers.base import Reranker, RerankerOptions
-from rerankit.rerankers.call import Call, Request, Scored
+from rerankit.rerankers.call import BLOCK, Call, Request, Scored
 from rerankit.rerankers.evidence import matched_spans
 from rerankit.rerankers.reading import Reader
 from rerankit.types import Passage, Span
@@ -77,7 +78,7 @@ class TokenAttention(Reranker):
         *,
         temperature: float = TEMPERATURE,
         max_windows: int = 64,
-        vectors: VectorCache | str | Path | bool | None = None,
+        vectors: KeepsVectors | str | Path | bool | None = None,
         device: str = "auto",
         backend: str = "auto",
         dtype: str = "auto",
@@ -89,7 +90,7 @@ class TokenAttention(Reranker):
             raise InputError(f"temperature must be a number above 0, got {temperature!r:.80}")
         self.temperature, self.max_windows = float(temperature), max_windows
         engine = {"device": device, "backend": backend, "dtype": dtype, "revision": None}
-        self._owns_cache = not isinstance(vectors, VectorCache) and bool(vectors)
+        self._owns_cache = bool(vectors) and isinstance(vectors, (str, Path, bool))
         self.encoder: LateEncoder = load_late_encoder(encoder, open_cache(vectors), "float16", engine)
         self.reader = Reader(self.encoder.encoder, self.encoder.room())
         self.model = f"in-context:{self.encoder.encoder.model_id}"
@@ -112,10 +113,11 @@ class TokenAttention(Reranker):
     def _scored(self, request: Request, call: Call) -> Scored:
         query = self.encoder.query(request.query, call.meter)
         read: list[_Read] = []
-        for start in range(0, len(request.passages), CHUNK):
+        step = BLOCK if call.deadline is None else CHUNK
+        for start in range(0, len(request.passages), step):
             if call.expired:
                 break
-            read += [self._read(passage, call) for passage in request.passages[start : start + CHUNK]]
+            read += self._read(request.passages[start : start + step], call)
         if not read:
             return Scored(np.empty(0)).padded(len(request.passages), "the deadline passed")
         attention = _attention(query.vectors, [tokens for one in read for tokens in one.tokens], self.temperature)
@@ -130,11 +132,19 @@ class TokenAttention(Reranker):
         scored = Scored(scores, truncated=np.array([one.truncated for one in read], np.int64), evidence=found)
         return scored.padded(len(request.passages), "the deadline passed")
 
-    def _read(self, passage: Passage, call: Call) -> _Read:
-        windows, head = self.reader.windows(passage, self.max_windows), self.reader.head(passage)
-        tokens = self.encoder.passages([head + passage.text[start:end] for start, end in windows.spans], call.meter)
-        shifts = [start - len(head) for start, _ in windows.spans]
-        return _Read(passage.text, tokens, shifts, windows.truncated_tokens)
+    def _read(self, passages: Sequence[Passage], call: Call) -> list[_Read]:
+        cut = [(p.text, self.reader.head(p), self.reader.windows(p, self.max_windows)) for p in passages]
+        texts = [head + text[start:end] for text, head, windows in cut for start, end in windows.spans]
+        tokens = iter(self.encoder.passages(texts, call.meter))
+        return [
+            _Read(
+                text,
+                list(itertools.islice(tokens, len(windows.spans))),
+                [start - len(head) for start, _ in windows.spans],
+                windows.truncated_tokens,
+            )
+            for text, head, windows in cut
+        ]
 
 
 class _Read:

@@ -38,15 +38,15 @@ def rerank_span(model: str, queries: Sequence[str], top_k: int | None) -> Iterat
             span.set_attribute("rerankit.status", ",".join(sorted({ranking.status for ranking in rankings})))
             span.set_attribute("rerankit.cache_hits", sum(ranking.usage.cache_hits for ranking in rankings))
             if len(rankings) == 1:
-                span.set_attributes(_documents(rankings[0]))
+                span.set_attributes(_documents(rankings[0], top_k))
 
         yield record
 
 
-def _documents(ranking: Ranking) -> dict[str, str | float]:
+def _documents(ranking: Ranking, top_k: int | None) -> dict[str, str | float]:
     attributes: dict[str, str | float] = {}
     before = sorted(ranking.hits, key=lambda hit: hit.prior_rank)
-    for side, hits in (("input", before), ("output", ranking.hits)):
+    for side, hits in (("input", before), ("output", ranking.hits[:top_k])):
         for i, hit in enumerate(hits):
             prefix = f"reranker.{side}_documents.{i}.document"
             attributes |= _document(prefix, hit, hit.prior_score if side == "input" else hit.score)

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 Aggregate = Literal["max", "top2-mean"]
 
+TITLE_SHARE = 4
+"""A title may take one part in so many of a passage's room; the rest of a longer one is counted as truncated."""
+
 
 @dataclass(frozen=True, slots=True)
 class Windows:

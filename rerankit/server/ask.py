@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import time
@@ -17,6 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from rerankit.rag.chroma import ChromaRetriever
 from rerankit.rag.events import Delta, Done, Event, Packed, RagResult, Reranked, Retrieved
 from rerankit.rag.pipeline import RagPipeline
+from rerankit.redaction import without_addresses
 from rerankit.rerankers.base import Candidates, Reranker
 from rerankit.rerankers.call import Call, Scored
 from rerankit.rerankers.call import Request as Asked
@@ -164,7 +166,7 @@ class _Desk:
                 said = "The answer was not ready in time"
                 yield _line("error", error_body("/v1/ask", 504, said, request.state.id))
             except Exception as error:  # the status line is long gone: the stream itself must say it
-                problem = error if isinstance(error, Problem) else problem_of(error)
+                problem = problem_of(error)
                 logger.error("request failed", exc_info=error, extra={"request": request.state.id})
                 yield _line("error", error_body("/v1/ask", problem.status_code, str(problem.detail), request.state.id))
 
@@ -188,9 +190,11 @@ def _event(event: Event) -> tuple[str, dict[str, Any]]:
 
 
 def _told(result: RagResult) -> dict[str, Any]:
-    return {**result.to_dict(), "ranking": _ranking(result.ranking)}
+    answer = dataclasses.replace(result.answer, model=without_addresses(result.answer.model))
+    return {**result.to_dict(), "answer": answer.to_dict(), "ranking": _ranking(result.ranking)}
 
 
 def _ranking(ranking: Ranking) -> dict[str, Any]:
     """Without the rankings of inner stages, which would repeat every passage."""
-    return {name: value for name, value in ranking.to_dict().items() if name != "stages"}
+    told = {name: value for name, value in ranking.to_dict().items() if name != "stages"}
+    return {**told, "model": without_addresses(ranking.model)}

@@ -34,17 +34,19 @@ class Keys:
         matches = [hmac.compare_digest(given, known) for known in self._digests]
         return any(matches) and key is not None
 
+    def given(self, authorization: str | None, api_key: str | None) -> str | None:
+        """The one that a request holds: ``Authorization: Bearer KEY`` (or the bare key), or ``X-API-Key: KEY``.
+
+        A proxy may use the other header for its own ends, so each is tried.
+        """
+        bare = (authorization or "").strip()
+        scheme, _, rest = bare.partition(" ")
+        keys = (rest.strip() if scheme.lower() == "bearer" else bare, (api_key or "").strip())
+        return next((key for key in keys if self and self.allow(key)), None)
+
     def open_for(self, authorization: str | None, api_key: str | None) -> bool:
-        """Whether either header of a request holds one of them; a proxy may use the other for its own ends."""
-        return self.allow(given_key(authorization, None)) or self.allow(given_key(None, api_key))
-
-
-def given_key(authorization: str | None, api_key: str | None) -> str | None:
-    """The key of a request: ``Authorization: Bearer KEY`` (or the bare key), or ``X-API-Key: KEY``."""
-    if authorization:
-        scheme, _, rest = authorization.strip().partition(" ")
-        return rest.strip() if scheme.lower() == "bearer" else authorization.strip()
-    return api_key.strip() if api_key else None
+        """Whether a request may come in."""
+        return not self or self.given(authorization, api_key) is not None
 
 
 def read_keys(file: Path | None) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rerankit.errors import InputError, require
 from rerankit.models.http import is_local
-from rerankit.server.auth import Keys, given_key
+from rerankit.server.auth import Keys
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
@@ -190,15 +190,15 @@ class _Locked:
         self._app, self._keys = app, keys
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        key = _key(scope) if scope["type"] == "http" else None
-        if scope["type"] == "http" and not self._keys.allow(key):
+        key = self._keys.given(*_headers(scope)) if scope["type"] == "http" else None
+        if scope["type"] == "http" and self._keys and key is None:
             from starlette.responses import PlainTextResponse
 
             refused = PlainTextResponse("An API key is needed: Authorization: Bearer KEY", 401)
             refused.headers["WWW-Authenticate"] = "Bearer"
             await refused(scope, receive, send)
         else:
-            owned = {**scope, "user": _user(key)} if self._keys and key else scope
+            owned = scope if key is None else {**scope, "user": _user(key)}
             await self._app(owned, receive, send)
 
 
@@ -211,6 +211,6 @@ def _user(key: str) -> Any:
     return AuthenticatedUser(AccessToken(token=digest, client_id=digest, scopes=[]))
 
 
-def _key(scope: Mapping[str, Any]) -> str | None:
+def _headers(scope: Mapping[str, Any]) -> tuple[str | None, str | None]:
     headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-    return given_key(headers.get(b"authorization"), headers.get(b"x-api-key"))
+    return headers.get(b"authorization"), headers.get(b"x-api-key")

@@ -9,6 +9,7 @@ from typing import Any
 from rerankit.rag.collection import UNKNOWN
 from rerankit.rag.events import RagResult
 from rerankit.rag.records import DISTANCE
+from rerankit.redaction import without_addresses
 from rerankit.rerankers.prepare import clean
 from rerankit.server.mcp_results import AskResult, Candidate, Citation, Found, Ranked
 from rerankit.types import Hit, Passage, Ranking
@@ -24,7 +25,7 @@ def judged(name: str, ranking: Ranking, found: Sequence[Passage] = ()) -> dict[s
     reason = _FAILED if ranking.status == "fallback" else clean(ranking.reason)
     return {
         "reranker": name,
-        "model": ranking.model,
+        "model": without_addresses(ranking.model),
         "scale": ranking.scale,
         "status": ranking.status,
         "reason": _joined(reason, _doubts(found)),
@@ -72,7 +73,7 @@ def cited_answer(result: RagResult, collection: str, reranker: str, generator: s
         answer=clean(answer.text), abstained=answer.abstained,
         reason=_joined(clean(answer.reason), _doubts(result.candidates)),
         confidence=answer.confidence, citations=citations, collection=collection, reranker=reranker,
-        generator=answer.model or generator,
+        generator=without_addresses(answer.model or generator),
         seconds={name: round(seconds, 4) for name, seconds in result.timings.items()},
     )  # fmt: skip
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rerankit.errors import InputError, ModelError
+from rerankit.errors import InputError
 from rerankit.models.protocols import Embedder
 from rerankit.rag.chroma import ChromaRetriever
 from rerankit.rag.collection import read_facts
 from rerankit.rag.store import Store
 from rerankit.rerankers.base import Reranker
 from rerankit.server.mcp_results import Collection, NamedReranker
+from rerankit.server.problems import Problem
 from rerankit.spec import check, load
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Rerankers:
 
         Raises:
             InputError: it is not among those allowed.
-            ModelError: it cannot be loaded. Why is in the log: the error may tell of the machine.
+            Problem: it cannot be loaded. Why is in the log: the error may tell of the machine.
         """
         if name not in self._specs:
             raise InputError(f"There is no reranker {name!r:.80} here; there are: {', '.join(self.names)}")
@@ -96,7 +97,8 @@ class Rerankers:
                     self._loaded[name] = load(self._specs[name])
                 except Exception as error:
                     logger.error("The reranker %s cannot be loaded: %s", name, error)
-                    raise ModelError(f"The reranker {name!r} cannot be loaded; the server's log says why") from error
+                    said = f"The reranker {name!r} cannot be loaded; the server's log says why"
+                    raise Problem(500, said) from error
             return self._loaded[name]
 
     def listing(self) -> list[NamedReranker]:

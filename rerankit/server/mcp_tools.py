@@ -14,11 +14,12 @@ from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
 from pydantic import Field
 
-from rerankit.errors import InputError, RerankitError, StoreError
+from rerankit.errors import InputError, RerankitError
 from rerankit.rag.answer import Generator
 from rerankit.rag.events import Done, Packed, RagResult, Reranked, Retrieved
 from rerankit.rag.extractive import ExtractiveGenerator
 from rerankit.rag.pipeline import RagPipeline
+from rerankit.redaction import without_addresses
 from rerankit.rerankers.base import Reranker
 from rerankit.rerankers.prepare import clean
 from rerankit.server.mcp_compare import indices, moves, overlaps
@@ -35,6 +36,7 @@ from rerankit.server.mcp_results import (
     RerankResult,
     SearchResult,
 )
+from rerankit.server.problems import Problem, problem_of
 from rerankit.types import Passage, Ranking
 
 __all__ = ["Tools"]
@@ -189,13 +191,12 @@ class Tools:
 
     def models(self) -> Models:
         """The rerankers that may be named, and who writes answers."""
-        return Models(
-            rerankers=self.rerankers.listing(), generator=self.generator.model if self.library is not None else None
-        )
+        writer = without_addresses(self.generator.model) if self.library is not None else None
+        return Models(rerankers=self.rerankers.listing(), generator=writer)
 
     @asynccontextmanager
     async def _call(self, query: str, top_k: int = 1) -> AsyncIterator[None]:
-        """One call: not too many at a time, and what goes wrong on purpose is told to the agent."""
+        """One call: not too many at a time, and the agent is told of what goes wrong on purpose what it may know."""
         if self._calls >= self.bounds.calls:
             raise ToolError(f"{self._calls} calls are at work already; try again in a moment")
         self._calls += 1
@@ -203,11 +204,11 @@ class Tools:
             _at_most(len(query), self.bounds.characters, "characters")
             _at_most(top_k, self.bounds.top_k, "passages to give back")
             yield
-        except StoreError as error:  # tells of the machine: folders, addresses
-            logger.error("The store failed: %s", error)
-            raise ToolError("The document store cannot be used at the moment; the server's log says why") from error
-        except RerankitError as error:
-            raise ToolError(clean(str(error))) from error
+        except (RerankitError, Problem) as error:
+            problem = problem_of(error)
+            if problem.status_code >= 500:
+                logger.error("A call failed: %s", error)
+            raise ToolError(clean(str(problem.detail))) from error
         finally:
             self._calls -= 1
 

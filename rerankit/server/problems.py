@@ -46,16 +46,18 @@ class Overloaded(Problem):
 
 def problem_of(error: Exception) -> Problem:
     """What a caller may know about ``error``: all about his own input, little about the server's inside."""
+    if isinstance(error, Problem):
+        return error
     if isinstance(error, InputError):
         return Problem(422, str(error))
     if isinstance(error, MissingExtraError):
         return Problem(501, str(error))
     if isinstance(error, BackendError):
-        return Problem(502, "The endpoint behind this model failed; the server's log says more under this id")
+        return Problem(502, "The endpoint behind this model failed; the server's log says why")
     if isinstance(error, StoreError):
-        return Problem(503, "The store cannot be used; the server's log says more under this id")
+        return Problem(503, "The store cannot be used; the server's log says why")
     what = "The model failed" if isinstance(error, RerankitError) else "The server failed"
-    return Problem(500, f"{what}; its log says more under this id")
+    return Problem(500, f"{what}; the server's log says why")
 
 
 def describe(errors: Sequence[Mapping[str, Any]]) -> str:

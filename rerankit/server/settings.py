@@ -101,6 +101,6 @@ def named_models(given: Sequence[str]) -> dict[str, str]:
         if not spec:
             raise InputError(f"A model is written NAME=SPEC, such as fast=dense; got {public_spec(item)!r}")
         if name in models:
-            raise InputError(f"Two models have the name {name!r}; give each its own: --model NAME=SPEC")
+            raise InputError(f"Two models have the name {name!r}; give each its own: --rerank NAME=SPEC")
         models[name] = spec
     return models

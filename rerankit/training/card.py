@@ -14,14 +14,26 @@ from typing import Any
 
 from rerankit import __version__
 from rerankit.errors import InputError
+from rerankit.models.files import write_atomically
 from rerankit.training.task import Report
 
-__all__ = ["DEV_FIGURES", "EMBEDDED", "LIST_SCORES", "Card", "Source", "Table", "recipe", "write_card"]
+__all__ = [
+    "DEV_FIGURES",
+    "EMBEDDED",
+    "LIST_PROBABILITIES",
+    "LIST_SCORES",
+    "Card",
+    "Source",
+    "Table",
+    "recipe",
+    "write_card",
+]
 
 EMBEDDED = "sentence-transformers/all-MiniLM-L6-v2"
 """The embedded encoder, as the hub names it."""
 
 LIST_SCORES = "A score depends on the list it was given in: it orders that list and is not comparable between lists."
+LIST_PROBABILITIES = "So is a probability made from it: it holds for lists like the dev lists, and about as long."
 DEV_FIGURES = "The dev figures are those that the weights were chosen by, so they flatter; measure on data of your own."
 """Limits of every model whose weights were chosen by its dev data."""
 
@@ -123,8 +135,6 @@ def write_card(folder: str | Path, facts: Card) -> Path:
     Raises:
         InputError: a fact that a card must not lack is empty.
     """
-    from rerankit.training.checkpoint import write_atomically
-
     required = ("name", "summary", "license", "sources", "recipe", "command", "tables", "limits")
     if missing := [name for name in required if not getattr(facts, name)]:
         raise InputError(f"The model card lacks {', '.join(missing)}; a model without them is not to be published")

@@ -28,7 +28,6 @@ __all__ = [
     "read_checkpoint",
     "shapes",
     "trained",
-    "write_atomically",
     "write_checkpoint",
     "write_weights",
 ]

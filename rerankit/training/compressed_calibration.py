@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rerankit.models.encoder import TextEncoder
 from rerankit.models.vector_cache import KeepsVectors
-from rerankit.rerankers.calibration import Calibrator
-from rerankit.rerankers.compressed import CALIBRATION, Compressed
+from rerankit.rerankers.calibration import CALIBRATION, Calibrator
+from rerankit.rerankers.compressed import Compressed
 from rerankit.training.lists import TrainingList
 
 __all__ = ["calibrate"]

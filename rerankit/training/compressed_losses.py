@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from rerankit.checks import check_choice
 from rerankit.errors import InputError
-from rerankit.training.objective import LOSSES, Term
+from rerankit.training.objective import FROM_TEACHER, LOSSES, Term
 
 __all__ = ["STAGES", "stage_terms"]
 
 _FOR_ENCODER = ("info_nce", "two_tower")
-_FROM_TEACHER = ("kl", "margin_mse", "teacher_rank_net", "teacher_list_mle")
 
 STAGES: dict[str, dict[str, float]] = {
     "one": {"info_nce": 1.0, "rank_net": 2.0},
@@ -31,7 +30,7 @@ def stage_terms(
     """
     check_choice("a stage", stage, STAGES)
     wanted = tuple(asked.get(stage, asked.get("", ())))
-    missing = {name for name in _FOR_ENCODER if not trains_encoder} | {n for n in _FROM_TEACHER if not has_teacher}
+    missing = {name for name in _FOR_ENCODER if not trains_encoder} | {n for n in FROM_TEACHER if not has_teacher}
     for term in wanted:
         if term.name in missing:
             why = "a trained encoder (--lora-rank)" if term.name in _FOR_ENCODER else "a teacher (--teacher)"

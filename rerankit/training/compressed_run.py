@@ -13,10 +13,10 @@ from rerankit.models import embedded
 from rerankit.models.encoder import TextEncoder
 from rerankit.models.resrank_files import FORMAT, ResRankConfig, load_resrank, read_config
 from rerankit.models.vector_cache import open_vectors
-from rerankit.rerankers.compressed import CALIBRATION
+from rerankit.rerankers.calibration import CALIBRATION
 from rerankit.rerankers.compressed_inputs import CompressedInputs
 from rerankit.training.calibrating import calibrated
-from rerankit.training.card import DEV_FIGURES, EMBEDDED, LIST_SCORES, Card, recipe, write_card
+from rerankit.training.card import DEV_FIGURES, EMBEDDED, LIST_PROBABILITIES, LIST_SCORES, Card, recipe, write_card
 from rerankit.training.compressed import CompressedModel, CompressedOptions, CompressedTask, new_model
 from rerankit.training.compressed_calibration import calibrate
 from rerankit.training.compressed_data import Bank, build_bank
@@ -96,7 +96,7 @@ def train_compressed(
         banks = {name: _bank(name, part, inputs, run, words, tell) for name, part in dev.items()}
         bank = _bank("the training data", train, inputs, run, words, tell)
     stages = {stage: [str(term) for term in wanted] for stage, wanted in terms}
-    facts = facts_of(run, len(train), settings.seed, stages=stages, teacher=run.teacher)
+    facts = facts_of(run, settings.seed, lists=len(train), stages=stages, teacher=run.teacher)
     reports = []
     for place, (stage, wanted) in enumerate(terms, 1):
         last = place == len(terms)
@@ -183,7 +183,14 @@ def _write_card(
         seed=reports[-1].settings.seed,
         command=command,
         tables=[ndcg_table(dev, {before: first, "this model": reports[-1].best.metrics}, command)],
-        limits=(_OWN_VECTORS, *(_WITH_WORDS if words else _WITHOUT_WORDS), LIST_SCORES, DEV_FIGURES, *limits),
+        limits=(
+            _OWN_VECTORS,
+            *(_WITH_WORDS if words else _WITHOUT_WORDS),
+            LIST_SCORES,
+            LIST_PROBABILITIES,
+            DEV_FIGURES,
+            *limits,
+        ),
         tags=("reranking", "resrank"),
         usage=_USAGE,
     )

@@ -22,13 +22,15 @@ from torch import Tensor, nn
 from rerankit.checks import check_whole, is_number
 from rerankit.errors import InputError, require
 from rerankit.models.adapter import FORMAT, head_names
-from rerankit.models.backend_torch import quiet
 from rerankit.models.batching import pad, plan
 from rerankit.models.checkpoint import Checkpoint
+from rerankit.models.files import write_atomically
 from rerankit.models.layout import Entry
+from rerankit.training.checkpoint import write_weights
 from rerankit.training.cross_encoder_data import Floats, PairReader, Pairs, Ranked, RankedSet, fingerprint_of
 from rerankit.training.drawn import Drawn, padded, to_lists
 from rerankit.training.lists_ndcg import METRIC, mean_ndcg, over_sets
+from rerankit.training.low_rank import with_adapter
 from rerankit.training.objective import Term, total
 
 __all__ = ["CrossEncoderOptions", "CrossEncoderTask", "adapted", "list_ndcg", "list_scores"]
@@ -188,8 +190,6 @@ class CrossEncoderTask:
 
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors`` (adapter and head in float16, by peft's names) and ``config.json``."""
-        from rerankit.training.checkpoint import write_atomically, write_weights
-
         peft = require("peft", extra="train", purpose="Saving an adapter")
         tensors = peft.get_peft_model_state_dict(self.module.model, save_embedding_layers=False)
         halved = {name: tensor.half() for name, tensor in tensors.items()}
@@ -241,31 +241,15 @@ class CrossEncoderTask:
 
 
 def adapted(net: Any, options: CrossEncoderOptions, seed: int) -> Any:
-    """The net with a low-rank adapter on the linear layers of its encoder; only that and the head are trained.
-
-    Dropout is off, as a low-rank update does not learn by heart; so is fused attention, whose gradient in bfloat16 is
-    slow on processors.
-    """
-    peft = require("peft", extra="train", purpose="Training a low-rank adapter")
-    net.set_attn_implementation("eager")
-    for part in net.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
+    """The net with a low-rank adapter on the linear layers of its encoder; only that and the head are trained."""
     heads = head_names(net)
     outside = tuple(f"{name}." for name in heads)
     linear = [
         name for name, part in net.named_modules()
         if isinstance(part, nn.Linear) and name not in heads and not name.startswith(outside)
     ]  # fmt: skip
-    config = peft.LoraConfig(
-        r=options.rank,
-        lora_alpha=2 * options.rank,
-        target_modules=_last_layers(linear, options.layers),
-        modules_to_save=heads,
-    )
-    with torch.random.fork_rng(devices=[]), quiet():
-        torch.manual_seed(seed)
-        return peft.get_peft_model(net, config)
+    layers = _last_layers(linear, options.layers)
+    return with_adapter(net, layers, heads, rank=options.rank, alpha=2 * options.rank, seed=seed)
 
 
 def _last_layers(names: Sequence[str], count: int | None) -> list[str]:

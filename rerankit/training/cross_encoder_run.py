@@ -18,17 +18,17 @@ from rerankit.models.adapter import FORMAT, RESIDUALS, classifier_net, encoder_c
 from rerankit.models.backend_torch import load_module
 from rerankit.models.checkpoint import Checkpoint, find_checkpoint
 from rerankit.models.vector_cache import open_vectors
-from rerankit.rerankers.calibration import Calibrator
+from rerankit.rerankers.calibration import CALIBRATION, Calibrator
 from rerankit.rerankers.cross_encoder import CrossEncoder
-from rerankit.rerankers.residual import CALIBRATION, Residual
+from rerankit.rerankers.residual import Residual
 from rerankit.training.calibrating import calibrated
-from rerankit.training.card import DEV_FIGURES, EMBEDDED, LIST_SCORES, Card, recipe, write_card
+from rerankit.training.card import DEV_FIGURES, EMBEDDED, LIST_PROBABILITIES, LIST_SCORES, Card, recipe, write_card
 from rerankit.training.cross_encoder import CrossEncoderOptions, CrossEncoderTask, adapted
 from rerankit.training.cross_encoder_data import PairReader, Ranked, RankedSet, ranked
 from rerankit.training.folder import check_folder
 from rerankit.training.lists_ndcg import ndcg_table
 from rerankit.training.loop import fit
-from rerankit.training.objective import Term, parse_losses
+from rerankit.training.objective import FROM_TEACHER, Term, parse_losses
 from rerankit.training.sources import ListSources, Tell, facts_of, source_rows, train_and_dev
 from rerankit.training.task import Progress, Report, Settings
 
@@ -46,7 +46,7 @@ class CrossEncoderRun(ListSources):
         base: encoder or classifier to start from, folder or hub name; None for the embedded MiniLM.
         residual: the ranking to correct; ``none``: learn to rank alone.
         teacher: spec of a reranker to learn from; ``none`` for none but the scores that lists bring.
-        losses: ``NAME=WEIGHT[@TEMPERATURE]``; default ``list_nce=1``.
+        losses: ``NAME=WEIGHT[@TEMPERATURE]``; default ``list_nce=1``, with a teacher ``kl=1`` too.
         options: of the cross-encoder.
         max_tokens: length limit of a pair.
     """
@@ -83,11 +83,12 @@ def train_cross_encoder(
     check_folder(folder, FORMAT, run, settings, resume=resume)
     base = encoder_checkpoint(run.base)
     train, dev = prepared(run, folder, settings.seed, tell)
+    _check_labels(train, terms)
     tell(f"{len(train):,} lists, {', '.join(map(str, terms))}")
     module, cross = _module(base, run, settings.seed)
     with cross:
         more = {"losses": [str(term) for term in terms], "teacher": run.teacher, "weight": run.options.weight}
-        facts = facts_of(run, len(train), settings.seed, **more)
+        facts = facts_of(run, settings.seed, lists=len(train), **more)
         task = CrossEncoderTask(
             train, dev, module, PairReader(cross), base, run.residual, terms, run.options,
             dtype=settings.dtype, facts=facts,
@@ -139,11 +140,39 @@ def calibrate(folder: Path, run: CrossEncoderRun, task: CrossEncoderTask) -> Cal
 
 def _terms(run: CrossEncoderRun) -> tuple[Term, ...]:
     """The losses, checked before anything is read."""
-    terms = parse_losses(run.losses or ("list_nce=1",), temperature=1.0)[""]
+    taught = run.teacher != "none"
+    usual = ("list_nce=1", "kl=1") if taught else ("list_nce=1",)
+    terms = parse_losses(run.losses or usual, temperature=1.0)[""]
     for term in terms:
         if term.name in _NEEDS_MORE:
             raise InputError(f"The loss {term.name!r} is not for cross-encoders; take {_NEEDS_MORE[term.name]!r}")
+    if taught and not _learn_from_teacher(terms):
+        raise InputError(
+            f"No loss learns from the teacher {run.teacher!r}: add one, such as --loss kl=1, or leave out --teacher"
+        )
     return tuple(terms)
+
+
+def _learn_from_teacher(terms: Sequence[Term]) -> bool:
+    return any(term.name in FROM_TEACHER for term in terms)
+
+
+def _check_labels(lists: Sequence[Ranked], terms: Sequence[Term]) -> None:
+    """See that there is something to learn from, for the losses would be 0 to the end.
+
+    Raises:
+        InputError: a loss wants a teacher's scores and no list has them, or all want grades and no list has one.
+    """
+    taught = _learn_from_teacher(terms)
+    if taught and not any(one.teacher is not None for one in lists):
+        raise InputError(
+            "A loss learns from a teacher, and no list of two passages has a teacher's scores: name one (--teacher "
+            "default), or take losses that learn from grades, such as --loss list_nce=1"
+        )
+    if not taught and not any(one.grades.any() for one in lists):
+        raise InputError(
+            "No list of two passages has a grade above 0 to learn from; lists with a teacher's scores teach --loss kl=1"
+        )
 
 
 def _module(base: Checkpoint, run: CrossEncoderRun, seed: int) -> tuple[Any, CrossEncoder]:
@@ -213,6 +242,7 @@ ranking = rerankit.load("cross-encoder:FOLDER").rank("How deep to sow wheat?", [
 _LIMITS = (
     "It corrects the ranking that it was trained with; its logits alone do not order a list well.",
     LIST_SCORES,
+    LIST_PROBABILITIES,
     "It reads the first passages of the base ranking only; what that puts far behind stays there.",
     DEV_FIGURES,
 )

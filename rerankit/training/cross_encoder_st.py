@@ -7,7 +7,7 @@ trained, so it needs more data and more care than the adapter, and can learn mor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,18 @@ from rerankit.checks import check_choice
 from rerankit.errors import InputError, require
 from rerankit.models.adapter import encoder_checkpoint
 from rerankit.models.backend_torch import quiet
+from rerankit.models.checkpoint import Checkpoint
 from rerankit.models.files import share_weights
 from rerankit.rerankers.cross_encoder import CrossEncoder
 from rerankit.training.card import DEV_FIGURES, EMBEDDED, Card, write_card
 from rerankit.training.cross_encoder import list_ndcg
-from rerankit.training.cross_encoder_data import Ranked, RankedSet
+from rerankit.training.cross_encoder_data import Ranked, RankedSet, fingerprint_of
 from rerankit.training.cross_encoder_run import CrossEncoderRun, prepared
-from rerankit.training.folder import check_place
+from rerankit.training.cross_encoder_st_folder import begin_run, goes_on
 from rerankit.training.lists_ndcg import ndcg_table, over_sets
-from rerankit.training.sources import Tell, source_rows
+from rerankit.training.optimizer import training_device
+from rerankit.training.sources import Tell, source_name, source_rows
+from rerankit.training.state import setting_of
 from rerankit.training.task import Settings
 from rerankit.types import Passage
 
@@ -41,22 +44,31 @@ def train_with_sentence_transformers(
     """Train a model and write the folder that ``cross-encoder:FOLDER`` loads.
 
     ``residual`` and the options of pairs choose the hard negatives; the model itself learns to rank alone. The weights
-    of the evaluation with the best nDCG@10 on the dev data are kept. Checkpoints are the trainer's own.
+    of the evaluation with the best nDCG@10 on the dev data are kept. Checkpoints are the trainer's own. No loss learns
+    from a teacher: lists without a grade above 0 are left out.
 
     Returns:
         Steps, and the dev metrics of what was saved.
 
     Raises:
-        InputError: data cannot be read, there is no such loss, or the folder is a file.
+        InputError: data cannot be read, there is no such loss, a teacher is named, or the folder is a file or of
+            another model or run.
         ModelError: the base cannot be loaded.
         MissingExtraError: sentence-transformers or datasets is not installed.
     """
     theirs = require("sentence_transformers.cross_encoder", extra="train", purpose="Training by sentence-transformers")
     losses = require("sentence_transformers.cross_encoder.losses", extra="train", purpose="Losses of cross-encoders")
     name = _loss(run.losses)
-    check_place(folder)
+    if run.teacher != "none":
+        raise InputError("sentence-transformers learns from grades: leave out --teacher, or take --trainer rerankit")
     base = encoder_checkpoint(run.base)
+    facts = _facts(run, settings, name, base)
+    goes_on(folder, facts, resume=resume)  # or is refused before the data are read
     train, dev = prepared(run, folder, settings.seed, tell)
+    train = _graded(train, tell)
+    facts["lists"] = [fingerprint_of(lists) for lists in (train, *(one.lists for one in dev))]
+    if not (known := goes_on(folder, facts, resume=resume)):
+        begin_run(folder, facts)
     with quiet():
         model = theirs.CrossEncoder(
             str(base.folder),
@@ -73,8 +85,7 @@ def train_with_sentence_transformers(
             loss=getattr(losses, LOSSES[name])(model),
             evaluator=_evaluator(dev, run.options.depth),
         )
-        known = any((folder / "checkpoint").glob("checkpoint-*"))
-        trainer.train(resume_from_checkpoint=resume and known)
+        trainer.train(resume_from_checkpoint=known)
         model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
         share_weights(folder)
     metrics = _measured(folder, dev, run)
@@ -88,6 +99,34 @@ def _loss(asked: Sequence[str]) -> str:
     name = asked[0] if asked else "lambda"
     check_choice("a loss", name, LOSSES)
     return name
+
+
+def _facts(run: CrossEncoderRun, settings: Settings, loss: str, base: Checkpoint) -> dict[str, Any]:
+    """What makes a run the same run, but for its lists, in JSON's types."""
+    return {
+        "setting": setting_of(settings),
+        "device": training_device(settings).type,
+        "data": [source_name(one) for one in run.data],
+        "dev": [source_name(one) for one in run.dev],
+        "loss": loss,
+        "residual": run.residual,
+        "base": base.digest,
+        "tokens": run.max_tokens,
+        "options": asdict(run.options),
+    }
+
+
+def _graded(lists: Sequence[Ranked], tell: Tell) -> list[Ranked]:
+    """The lists that hold a relevant passage; the others bring a teacher's scores alone."""
+    graded = [one for one in lists if one.grades.any()]
+    if not graded:
+        raise InputError(
+            "No list of two passages has a grade above 0 to learn from; --trainer rerankit learns from a teacher's "
+            "scores too"
+        )
+    if left_out := len(lists) - len(graded):
+        tell(f"{left_out} of {len(lists)} lists have a teacher's scores and no grade above 0, and are left out")
+    return graded
 
 
 def _arguments(theirs: Any, run: CrossEncoderRun, settings: Settings, folder: Path, loss: str) -> Any:

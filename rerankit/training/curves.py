@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rerankit.errors import require
-from rerankit.training.checkpoint import write_atomically
+from rerankit.models.files import write_atomically
 from rerankit.training.task import Best
 
 __all__ = ["write_curves"]
@@ -76,10 +76,9 @@ def _running_mean(values: np.ndarray[Any, np.dtype[np.float64]], width: int) -> 
 
 
 def _draw_metrics(axes: Any, rows: Sequence[Mapping[str, Any]], best: Best) -> None:
-    """The metric that counts in front, the others behind it."""
+    """The metric that counts in front, the other means and one line per dev set behind it."""
     axes.set_title("dev metrics")
-    names = dict.fromkeys([best.metric, *(name for row in rows for name in row["metrics"])])
-    for number, name in enumerate(names):
+    for number, name in enumerate(_one_per_set([best.metric, *(name for row in rows for name in row["metrics"])])):
         points = [(row["step"], row["metrics"][name]) for row in rows if name in row["metrics"]]
         style = {"linewidth": 2.0, "zorder": 3} if name == best.metric else {"linewidth": 1.0, "alpha": 0.8}
         dashes = ("-", "--", ":")[number // len(COLOURS) % 3]
@@ -88,3 +87,11 @@ def _draw_metrics(axes: Any, rows: Sequence[Mapping[str, Any]], best: Best) -> N
     label = f"best: {best.value:.4g} at step {best.step}"
     axes.plot(best.step, best.value, "*", color=COLOURS[0], markersize=14, zorder=4, label=label)
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))  # there may be many
+
+
+def _one_per_set(names: Iterable[str]) -> list[str]:
+    """The first metric of each dev set, which stands behind the blank; the means have none."""
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(name.partition(" ")[2] or name, name)
+    return list(first.values())

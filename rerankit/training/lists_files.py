@@ -66,9 +66,10 @@ def from_pairs(rows: Iterable[Row], source: str) -> Iterator[Draft]:
     """``{"query", "positives": [text], "negatives": [text]}``; one positive may be given as ``"positive": text``.
 
     Raises:
-        InputError: a positive or negative is no text.
+        InputError: a line has neither positives nor negatives, or one of them is no text.
     """
     for where, row in rows:
+        _check_shape(row, (*_POSITIVES, *_NEGATIVES), where)
         right = [Judged(_as_passage(text), 1.0) for text in _texts(row, _POSITIVES, where)]
         wrong = [Judged(_as_passage(text), 0.0) for text in _texts(row, _NEGATIVES, where)]
         yield Draft(query_of(row, where), (*right, *wrong), where, source)
@@ -81,17 +82,25 @@ def from_lists(rows: Iterable[Row], source: str) -> Iterator[Draft]:
     A passage without a text is looked up by its id.
 
     Raises:
-        InputError: ``passages`` or one of them is not usable, or some have a teacher's score and others have none.
+        InputError: ``passages`` or one of them is not usable, some have a teacher's score and others have none, or no
+            passage of any line has either a grade or a teacher's score.
     """
+    labelled, bare = False, ""
     for where, row in rows:
+        _check_shape(row, ("passages",), where)
         entries = row["passages"]
         if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
             raise InputError(f"{where}: 'passages' is a list of objects {{id, text, title, grade}}")
         judged = tuple(item for entry in entries if (item := _judged(entry, where)) is not None)
+        labelled = labelled or bool(judged)
+        if entries and not bare:
+            bare = f"{where}: no passage has a 'grade' or a 'teacher'; the first has the keys {sorted(entries[0])}"
         if len({item.teacher is None for item in judged}) == 2:
             raise InputError(f"{where}: some passages have a teacher's score and others have none; give all or none")
         weight = _weight(row.get("weight", 1.0), where)
         yield Draft(query_of(row, where), judged, where, text_field(row, ("source",), where, default=source), weight)
+    if bare and not labelled:
+        raise InputError(bare)
 
 
 def from_judgements(rows: Iterable[Row], source: str) -> Iterator[Draft]:
@@ -132,7 +141,15 @@ def _longest(items: Sequence[Judged]) -> Passage | str:
     return next((item.passage for item in items if isinstance(item.passage, Passage)), items[0].passage)
 
 
+def _check_shape(row: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+    """See that a line has one of the keys that the lines before it had."""
+    if row.keys().isdisjoint(names):
+        expected = " or ".join(map(repr, names))
+        raise InputError(f"{where}: has the keys {sorted(row)}; expected {expected}, as in the file's first line")
+
+
 def _judgements(row: Mapping[str, Any], where: str) -> list[Judged]:
+    _check_shape(row, ("grade", "grades", "helpful"), where)
     if "grades" in row:
         if not isinstance(row["grades"], Mapping):
             raise InputError(f"{where}: 'grades' is an object of passage id: grade")

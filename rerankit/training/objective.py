@@ -13,7 +13,7 @@ from rerankit.checks import check_choice
 from rerankit.errors import InputError
 from rerankit.training import losses
 
-__all__ = ["LOSSES", "Lists", "Term", "parse_losses", "total"]
+__all__ = ["FROM_TEACHER", "LOSSES", "Lists", "Term", "parse_losses", "total"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,9 @@ LOSSES: dict[str, Loss] = {
     "teacher_rank_net": _by_teacher(losses.rank_net, 0.1),
     "teacher_list_mle": _by_teacher(losses.list_mle, 0.1),
 }
+
+FROM_TEACHER = ("kl", "margin_mse", "teacher_rank_net", "teacher_list_mle")
+"""Losses that learn from a teacher's scores alone."""
 
 
 def parse_losses(

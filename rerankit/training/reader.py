@@ -21,14 +21,16 @@ from numpy.typing import NDArray
 
 from rerankit.checks import check_whole, is_number
 from rerankit.errors import InputError, require
-from rerankit.models.backend_torch import quiet
 from rerankit.models.batching import pad
 from rerankit.models.checkpoint import Checkpoint
+from rerankit.models.files import write_atomically
 from rerankit.models.layout import probe
 from rerankit.models.span_frame import SpanFrame, Window
 from rerankit.models.span_net import load_net
 from rerankit.models.span_reader import FORMAT
 from rerankit.models.tokens import TokenCache, load_tokenizer
+from rerankit.training.checkpoint import write_weights
+from rerankit.training.low_rank import with_adapter
 from rerankit.training.reader_dev import DevSet, measured
 from rerankit.training.reader_examples import ReaderExample
 from rerankit.training.reader_negatives import Swapper
@@ -90,6 +92,7 @@ class ReaderTask:
         checkpoint: of the encoder.
         options: how.
         seed: of the adapter's first values.
+        facts: for the configuration of the saved reader.
 
     Raises:
         InputError: an argument is out of range, or there is nothing to learn from.
@@ -107,11 +110,12 @@ class ReaderTask:
         options: ReaderOptions,
         *,
         seed: int = 0,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         if not examples or len(wrong) != len(examples):
             raise InputError(f"There are {len(examples)} examples, and wrong passages for {len(wrong)} of them")
         self.examples, self.wrong, self.swapper, self.dev, self.options = examples, wrong, swapper, dev, options
-        self.checkpoint = checkpoint
+        self.checkpoint, self.facts = checkpoint, dict(facts or {})
         tokens = TokenCache(load_tokenizer(checkpoint.folder))
         self.frame = SpanFrame(tokens, probe(tokens.tokenizer, pair=True), options.max_tokens)
         self.pad_id = checkpoint.pad_id(tokens.tokenizer.token_to_id("[PAD]"))
@@ -120,8 +124,9 @@ class ReaderTask:
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256(f"{self.checkpoint.digest} {asdict(self.options)}".encode())
-        for example in self.examples:
-            digest.update(json.dumps(astuple(example)).encode())
+        sets = [self.examples, *self.wrong, *(one.examples for one in self.dev)]
+        for part in ([one.name for one in self.dev], *([astuple(one) for one in examples] for examples in sets)):
+            digest.update(json.dumps(part).encode())
         return digest.hexdigest()[:16]
 
     def batches(self, epoch: int, generator: np.random.Generator) -> list[list[_Item]]:
@@ -196,8 +201,6 @@ class ReaderTask:
 
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors`` (the adapter and the head, by peft's names) and ``config.json``."""
-        from rerankit.training.checkpoint import write_atomically, write_weights
-
         peft = require("peft", extra="train", purpose="Saving an adapter")
         tensors = peft.get_peft_model_state_dict(self.module)
         settings = {
@@ -209,31 +212,16 @@ class ReaderTask:
             "alpha": self.options.alpha,
             "scale": self.options.alpha / self.options.rank,
             "max_tokens": self.options.max_tokens,
+            "trained": self.facts,
         }
         write_atomically(folder / "config.json", json.dumps(settings, indent=2) + "\n")
 
 
 def adapted(net: Any, options: ReaderOptions, seed: int) -> Any:
-    """The net with a low-rank adapter on every linear layer; only that and the head are trained.
-
-    Dropout is off: a low-rank update does not learn by heart, and on a processor it costs more than it gives. So is
-    fused attention, whose gradient in bfloat16 is slow there.
-    """
-    peft = require("peft", extra="train", purpose="Training a low-rank adapter")
-    net.set_attn_implementation("eager")
-    for part in net.modules():
-        if isinstance(part, torch.nn.Dropout):
-            part.p = 0.0
+    """The net with a low-rank adapter on every linear layer; only that and the head are trained."""
     layers = {name.rpartition(".")[2] for name, part in net.named_modules() if isinstance(part, torch.nn.Linear)}
-    config = peft.LoraConfig(
-        r=options.rank,
-        lora_alpha=options.alpha,
-        target_modules=sorted(layers - {"qa_outputs"}),
-        modules_to_save=["qa_outputs"],
-    )
-    with torch.random.fork_rng(devices=[]), quiet():
-        torch.manual_seed(seed)
-        return peft.get_peft_model(net, config)
+    linear = sorted(layers - {"qa_outputs"})
+    return with_adapter(net, linear, ["qa_outputs"], rank=options.rank, alpha=options.alpha, seed=seed)
 
 
 def marginal(logits: torch.Tensor, target: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,9 @@ Or from jsonl of ``{"question", "context", "answers": [text, ...]}`` (optionally
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class ReaderExample:
         title: its title.
         spans: characters of the context: each occurrence of an answer; none if the passage does not answer.
         exact: the spans are answers; else one region, in which the answer is somewhere.
+        known: texts that are known to answer the question, wherever they stand.
     """
 
     question: str
@@ -46,6 +48,7 @@ class ReaderExample:
     title: str = ""
     spans: tuple[tuple[int, int], ...] = ()
     exact: bool = True
+    known: tuple[str, ...] = ()
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -83,7 +86,7 @@ def read_examples(
         found = list(_from_file(path))
     else:
         found = list(_from_dataset(open_dataset(source, split=split, corpus=corpus), random))
-    kept = [one for one in found if not {normalised(one.question), normalised(one.context)} & set(exclude)]
+    kept = [one for one in _knowing(found) if not {normalised(one.question), normalised(one.context)} & set(exclude)]
     if not kept:
         raise InputError(f"{source} has no question with a passage that answers it; {len(found)} were excluded")
     order = sorted(random.permutation(len(kept)).tolist(), key=lambda i: not kept[i].exact)
@@ -100,6 +103,15 @@ def texts_of(source: str | Path, *, split: str = "test") -> frozenset[str]:
 def normalised(text: str) -> str:
     """Letters and digits in lower case, one space between words."""
     return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def _knowing(examples: Sequence[ReaderExample]) -> list[ReaderExample]:
+    """The examples, each with what any of them knows to answer its question."""
+    known: dict[str, dict[str, None]] = defaultdict(dict)
+    for one in examples:
+        if one.spans:
+            known[normalised(one.question)] |= dict.fromkeys((*one.known, one.context, *one.answers))
+    return [replace(one, known=tuple(known[normalised(one.question)])) for one in examples]
 
 
 def _from_file(path: Path) -> Iterator[ReaderExample]:
@@ -129,10 +141,13 @@ def _from_dataset(dataset: Dataset, random: np.random.Generator) -> Iterator[Rea
     for query, grades in dataset.qrels.items():
         question = dataset.questions[query]
         relevant = [places[name] for name, grade in grades.items() if grade > 0]
+        if not relevant:
+            continue
         if of_sentences:
-            yield from (_among_neighbours(question.text, passages, place, random) for place in relevant[:1])
-        elif relevant:
-            yield _best([_example(question, passages[place]) for place in relevant])
+            found = _among_neighbours(question.text, passages, relevant[0], random)
+        else:
+            found = _best([_example(question, passages[place]) for place in relevant])
+        yield replace(found, known=tuple(passages[place].text for place in relevant))
 
 
 def _example(question: Question, passage: Passage) -> ReaderExample:

@@ -1,13 +1,12 @@
 """Questions that a passage does not answer although it looks as if it might.
 
-Two kinds, made of answerable examples: the question with another passage, among the nearest to it, that does not hold
-the answer; and the passage with another question, in which one word that the passage knows gives way to a similar one
-that it does not know (the entity and number swaps of SQuAD 2.0: Rajpurkar et al., ACL 2018, section 3).
+Two kinds, made of answerable examples: the question with another passage, among the nearest to it, that holds nothing
+known to answer it; and the passage with another question, in which one word that the passage knows gives way to a
+similar one that it does not know (the entity and number swaps of SQuAD 2.0: Rajpurkar et al., ACL 2018, section 3).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,7 +32,7 @@ _WORD = re.compile(r"\w[\w'-]*")
 
 
 def hard_negatives(examples: Sequence[ReaderExample]) -> list[tuple[ReaderExample, ...]]:
-    """For each example its question with passages of the others that do not hold the answer, the best by BM25 first.
+    """For each example its question with passages of the others that hold nothing known to answer it, by BM25.
 
     Raises:
         MissingExtraError: bm25s is not installed.
@@ -48,9 +47,9 @@ def hard_negatives(examples: Sequence[ReaderExample]) -> list[tuple[ReaderExampl
     for one in examples:
         scores: NDArray[np.float32] = index.get_scores(terms(one.question))
         own = places[one.title, one.context]
-        answers = [normalised(answer) for answer in one.answers]
+        answers = [normalised(answer) for answer in (*one.answers, *one.known)]
         wrong = [
-            dataclasses.replace(one, title=owners[place][0], context=owners[place][1], spans=(), exact=True)
+            ReaderExample(one.question, title=owners[place][0], context=owners[place][1])
             for place in np.argsort(-scores, kind="stable")[: 3 * DEPTH].tolist()
             if 0 < scores[place] < MARGIN * scores[own] and not any(answer in plain[place] for answer in answers)
         ]
@@ -83,7 +82,7 @@ class Swapper:
             if others := [word for word in self._others(match[0].lower(), random) if word not in known | asked]:
                 other = others[int(random.integers(len(others)))]
                 question = example.question[: match.start()] + other + example.question[match.end() :]
-                return dataclasses.replace(example, question=question, spans=(), exact=True)
+                return ReaderExample(question, example.context, example.title)
         return None
 
     def _others(self, word: str, random: np.random.Generator) -> list[str]:

@@ -13,18 +13,18 @@ from rerankit.checks import check_whole
 from rerankit.errors import InputError
 from rerankit.models import embedded
 from rerankit.models.checkpoint import Checkpoint, find_checkpoint
+from rerankit.models.files import write_atomically
 from rerankit.models.span_reader import FORMAT
 from rerankit.rerankers.calibration_fit import Quality, checked, fit_map, quality
 from rerankit.training.calibrating import calibrated
 from rerankit.training.card import EMBEDDED, Card, Table, recipe, write_card
-from rerankit.training.checkpoint import write_atomically
 from rerankit.training.folder import check_folder
 from rerankit.training.loop import fit
 from rerankit.training.reader import ReaderOptions, ReaderTask
 from rerankit.training.reader_dev import DevSet, dev_set, read_all
-from rerankit.training.reader_examples import ReaderExample, read_examples, texts_of
+from rerankit.training.reader_examples import ReaderExample, normalised, read_examples, texts_of
 from rerankit.training.reader_negatives import Swapper, hard_negatives
-from rerankit.training.sources import Sources, Tell, source_name, source_rows
+from rerankit.training.sources import Sources, Tell, facts_of, source_name, source_rows
 from rerankit.training.task import Progress, Report, Settings
 
 __all__ = ["ReaderRun", "calibrate", "train_reader"]
@@ -71,16 +71,12 @@ def train_reader(
     if not run.dev:
         raise InputError("A reader needs dev data: name a collection outside the domains of the training data")
     check_folder(folder, FORMAT, run, settings, resume=resume)
-    excluded = frozenset[str]().union(*map(texts_of, run.exclude))
-    parts = [
-        read_examples(one, corpus=run.corpus, count=run.count, exclude=excluded, seed=settings.seed) for one in run.data
-    ]
-    dev = [_dev_set(one, run, settings.seed) for one in run.dev]
-    task = _task(parts, dev, _encoder(run.base), run.options, settings.seed)
+    parts, dev = _examples(run, settings.seed, tell)
+    task = _task(parts, dev, run, settings.seed)
     report = fit(task, settings, folder, resume=resume, progress=progress)
     asked = {example.question for one in dev for example in one.examples}
     fitted, limits = calibrated(lambda: calibrate(task, folder), len(asked), folder / CALIBRATION, tell)
-    _write_card(run, report, fitted, folder, [len(part) for part in parts], limits or (_CALIBRATED,))
+    _write_card(run, report, fitted, folder, parts, dev, limits or (_CALIBRATED,))
     return report, fitted
 
 
@@ -108,22 +104,34 @@ def calibrate(task: ReaderTask, folder: Path) -> Quality:
     return result
 
 
-def _task(
-    parts: Sequence[Sequence[ReaderExample]],
-    dev: Sequence[DevSet],
-    checkpoint: Checkpoint,
-    options: ReaderOptions,
-    seed: int,
-) -> ReaderTask:
+def _examples(run: ReaderRun, seed: int, tell: Tell) -> tuple[list[list[ReaderExample]], list[DevSet]]:
+    """What each source has to train on, and the dev sets; no question is in both."""
+    excluded = frozenset[str]().union(*map(texts_of, run.exclude))
+    parts = [read_examples(one, corpus=run.corpus, count=run.count, exclude=excluded, seed=seed) for one in run.data]
+    dev: dict[str, DevSet] = {}
+    for one in run.dev:
+        found = read_examples(one, corpus=run.corpus, split="test", count=run.dev_count, seed=seed)
+        name = source_name(one, dev)
+        dev[name] = dev_set(name, found)
+    known = {normalised(example.question) for one in dev.values() for example in one.examples}
+    kept = [[example for example in part if normalised(example.question) not in known] for part in parts]
+    read, left = sum(map(len, parts)), sum(map(len, kept))
+    if not left:
+        raise InputError(
+            f"All {read} training examples ask what a dev example asks and are left out: nothing is left to train on. "
+            "Name dev data with other questions"
+        )
+    if left < read:
+        tell(f"{read - left} training examples ask what a dev example asks and are left out")
+    return kept, list(dev.values())
+
+
+def _task(parts: Sequence[Sequence[ReaderExample]], dev: Sequence[DevSet], run: ReaderRun, seed: int) -> ReaderTask:
     """Wrong passages come from the example's own source."""
-    wrong = [found for part in parts for found in hard_negatives(part)]
+    wrong = [found for part in parts if part for found in hard_negatives(part)]
     examples = [example for part in parts for example in part]
-    return ReaderTask(examples, wrong, Swapper(examples, embedded.embedder()), dev, checkpoint, options, seed=seed)
-
-
-def _dev_set(source: str, run: ReaderRun, seed: int) -> DevSet:
-    examples = read_examples(source, corpus=run.corpus, split="test", count=run.dev_count, seed=seed)
-    return dev_set(source_name(source), examples)
+    swapper, facts = Swapper(examples, embedded.embedder()), facts_of(run, seed, examples=len(examples))
+    return ReaderTask(examples, wrong, swapper, dev, _encoder(run.base), run.options, seed=seed, facts=facts)
 
 
 def _encoder(base: str | None) -> Checkpoint:
@@ -139,10 +147,11 @@ def _write_card(
     report: Report,
     fitted: Quality | None,
     folder: Path,
-    sizes: Sequence[int],
+    parts: Sequence[Sequence[ReaderExample]],
+    dev: Sequence[DevSet],
     limits: Sequence[str],
 ) -> None:
-    counts = [f"{size:,} answerable examples" for size in sizes]
+    counts = [f"{len(part):,} answerable examples" for part in parts]
     options, command = run.options, run.command or "rerankit train reader"
     shape = {
         "adapter": f"LoRA of rank {options.rank}, alpha {options.alpha}, on every linear layer",
@@ -152,8 +161,8 @@ def _write_card(
     }
     best = report.best.metrics
     calibration = "none" if fitted is None else f"Platt, expected calibration error {fitted.ece:.3f}"
-    names = [source_name(one) for one in run.dev]
-    rows = [[name, *(best.get(f"{kind} {name}", "") for kind in ("exact", "f1", "area"))] for name in names]
+    kinds = ("exact", "f1", "area")
+    rows = [[one.name, *(best.get(f"{kind} {one.name}", "") for kind in kinds)] for one in dev]
     title = f"Best span and answerability on {run.dev_count} dev questions per set, as the run measures them"
     card = Card(
         name="An extractive reader",

@@ -13,13 +13,13 @@ from rerankit.models.encoder import TextEncoder
 from rerankit.models.text_vectors import text_vectors
 from rerankit.models.vector_cache import KeepsVectors
 from rerankit.training.lists import TrainingList
+from rerankit.training.lists_files import HIGHEST
 from rerankit.training.reader_examples import normalised
 from rerankit.types import Passage
 
 __all__ = ["retrieved_lists"]
 
 _GROUP = 256
-_HIGHEST = 3.0
 
 
 def retrieved_lists(
@@ -68,7 +68,7 @@ def retrieved_lists(
         question = dataset.questions[name].text
         query = encoder.encode([question], kind="query")[0]
         nearest = np.argsort(-(matrix @ query), kind="stable")[:depth]
-        grades = [min(max(float(relevant[name].get(corpus[i].id, 0)), 0.0), _HIGHEST) for i in nearest]
+        grades = [min(max(float(relevant[name].get(corpus[i].id, 0)), 0.0), HIGHEST) for i in nearest]
         if any(grades):
             passages = tuple(corpus[i].replace(embedding=matrix[i], embedding_model=encoder.model_id) for i in nearest)
             lists.append(TrainingList(question, passages, tuple(grades), source=dataset.name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -52,7 +52,9 @@ class Sources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListSources(Sources):
-    """Sources of lists, see :func:`~rerankit.training.lists.read_lists`; without ``dev`` a tenth of the queries is dev.
+    """Sources of lists, see :func:`~rerankit.training.lists.read_lists`.
+
+    Without ``dev`` a tenth of all queries is dev, at most ``dev_count`` of them.
 
     Attributes:
         depth: first-stage passages per list of a collection.
@@ -82,7 +84,7 @@ def train_and_dev(
         tell: is told what takes long, and what was left out.
 
     Raises:
-        InputError: a source cannot be read, or the dev data ask all that the training data ask.
+        InputError: a source cannot be read, or nothing is left to train on.
     """
     excluded = frozenset[str]().union(*map(texts_of, run.exclude))
 
@@ -97,16 +99,17 @@ def train_and_dev(
         return _without(found, left_out)
 
     train = [item for one in run.data for item in read(one, run.count, "train")]
+    if not train:
+        raise InputError("No list is left to train on: all ask or hold what is excluded (--exclude); name other data")
     if not run.dev:
-        train, held_out = split_lists(train, 0.1, seed)
-        return train, {"held out": [item for item in held_out if item.relevant][: run.dev_count]}
+        return _held_out(train, run.dev_count, seed)
     dev: dict[str, list[TrainingList]] = {}
     for one in run.dev:
         found = read(one, run.dev_count, "test")
         dev[source_name(one, dev)] = [item for item in found if item.relevant]
     known = {query_key(item.query) for part in dev.values() for item in part}
     kept = [item for item in train if query_key(item.query) not in known]
-    if train and not kept:
+    if not kept:
         raise InputError(
             f"All {len(train)} training lists ask what a dev list asks and are left out: nothing is left to train on. "
             "Name dev data with other questions, or none (a tenth of the data is then held out)"
@@ -114,6 +117,19 @@ def train_and_dev(
     if len(kept) < len(train):
         tell(f"{len(train) - len(kept)} training lists ask what a dev list asks and are left out")
     return kept, dev
+
+
+def _held_out(
+    lists: Sequence[TrainingList], most: int | None, seed: int
+) -> tuple[list[TrainingList], dict[str, list[TrainingList]]]:
+    """A tenth of the queries with a relevant passage, at most ``most``, from all sources alike; and all other lists."""
+    judged = [item for item in lists if item.relevant]
+    if not judged:
+        raise InputError("No list has a passage with a grade above 0 to measure by; name dev data that has (--dev)")
+    share = 0.1 if most is None else min(0.1, most / len({query_key(item.query) for item in judged}))
+    _, dev = split_lists(judged, share, seed)
+    known = {query_key(item.query) for item in dev}
+    return [item for item in lists if query_key(item.query) not in known], {"held out": dev}
 
 
 def _without(lists: Sequence[TrainingList], excluded: Collection[str]) -> list[TrainingList]:
@@ -134,18 +150,18 @@ def _cut(item: TrainingList, excluded: Collection[str]) -> TrainingList:
     )
 
 
-def source_name(source: str, taken: Mapping[str, object] | None = None) -> str:
+def source_name(source: str, taken: Collection[str] = ()) -> str:
     """What to call a source; with a number where the name is taken."""
     name = Path(source).name.partition(".")[0] or "data"
-    return name if name not in (taken or {}) else f"{name}-{len(taken or {}) + 1}"
+    names = (name, *(f"{name}-{number}" for number in range(2, len(taken) + 2)))
+    return next(one for one in names if one not in taken)
 
 
-def facts_of(run: Sources, lists: int, seed: int, **more: object) -> dict[str, Any]:
+def facts_of(run: Sources, seed: int, **more: object) -> dict[str, Any]:
     """What the configuration of a trained model says about its training."""
     return {
         "data": [source_name(one) for one in run.data],
         "dev": [source_name(one) for one in run.dev],
-        "lists": lists,
         **more,
         "seed": seed,
         "rerankit": rerankit.__version__,
@@ -168,5 +184,6 @@ def source_rows(run: Sources, chosen: str = "choice of the weights", sizes: Sequ
 def _licence(source: str) -> str:
     """What the collection's own README says in a line ``Licence: ...``."""
     readme = Path(source).expanduser() / "README.md"
-    found = re.search(r"(?m)^Licen[cs]e: *(.+)$", readme.read_text("utf-8")) if readme.is_file() else None
+    text = readme.read_text("utf-8", errors="replace") if readme.is_file() else ""
+    found = re.search(r"(?m)^Licen[cs]e: *(.+)$", text)
     return found[1].strip() if found else "not stated"

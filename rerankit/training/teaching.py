@@ -35,7 +35,7 @@ def taught(
     if not missing:
         return list(lists)
     with _teacher(teacher, vectors) as reranker:
-        file = cache / f"teacher-{_key(lists, reranker.fingerprint)}.npy"
+        file = cache / f"teacher-{_key(lists, reranker.passage_fingerprint)}.npy"
         if file.is_file():
             scores = np.load(file, allow_pickle=False)
         else:

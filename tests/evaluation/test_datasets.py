@@ -70,6 +70,29 @@ def test_a_file_of_questions_over_a_corpus_of_ones_own(tmp_path):
         open_dataset(tmp_path / "mine.jsonl")
 
 
+@pytest.mark.parametrize("relevant", [[{"id": "p1"}], [["p1"]], [None], [True], "p1", 3, {"p1": 0.5}, {"p1": None}])
+def test_relevant_passages_are_ids_or_grades(tmp_path, relevant):
+    jsonl(tmp_path / "corpus.jsonl", CORPUS)
+    jsonl(tmp_path / "mine.jsonl", [{"id": "a", "question": "when to sow?", "relevant": relevant}])
+    with pytest.raises(InputError, match=r"mine.jsonl, line 1, id 'a': 'relevant' is a list of passage ids"):
+        open_dataset(tmp_path / "mine.jsonl", corpus=tmp_path / "corpus.jsonl")
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, pack):
+    """Windows' editors and Excel write one."""
+    end = "" if pack is bytes else ".gz"
+    for name, text in (
+        ("c.jsonl", '{"id": "a", "text": "b"}\n'),
+        ("b.qrels", "q1 0 a 1\n"),
+        ("b.run", "q1 Q0 a 1 3 x\n"),
+    ):
+        (tmp_path / f"{name}{end}").write_bytes(pack(text.encode("utf-8-sig")))
+    assert [passage.id for passage in read_corpus(tmp_path / f"c.jsonl{end}")] == ["a"]
+    assert read_qrels(tmp_path / f"b.qrels{end}") == {"q1": {"a": 1}}
+    assert read_run(tmp_path / f"b.run{end}") == {"q1": {"a": 3.0}}
+
+
 def test_ids_that_lead_nowhere_are_reported_and_left_out(tmp_path):
     dataset = open_dataset(beir(tmp_path, "q1\tp1\t1\nq1\tgone\t1\nq9\tp1\t1\n"))
     assert dataset.qrels == {"q1": {"p1": 1}}

@@ -15,9 +15,11 @@ from rerankit.errors import BackendError, InputError, StoreError
 from rerankit.evaluation import candidates as pool
 from rerankit.evaluation.datasets import Dataset, Question
 from rerankit.evaluation.experiment import Arm, Experiment, sweep
+from rerankit.evaluation.gate import Condition, worse_than
 from rerankit.evaluation.results import Results
 from rerankit.evaluation.runfolder import RunFolder
 from rerankit.evaluation.sharing import Memo, share
+from rerankit.evaluation.summary import summarise
 from rerankit.rag.answer import Answer, Citation
 from rerankit.rerankers.cache import ScoreCache
 from rerankit.rerankers.compose import Cascade, Fusion
@@ -136,10 +138,14 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         broken.run(progress=stop_after_five)
     path = broken.folder.arm_path("overlap")
-    path.write_text(path.read_text() + '{"query": "q5", "ord')  # what a kill in the middle of a line leaves
+    kept = path.read_text()
+    path.write_text(kept[:-1])  # what an editor may leave: the last record counts
+    deep = broken.folder.arm_path("deep")
+    deep.write_text(deep.read_text() + '{"query": "q5", "ord')  # what a kill in the middle of a line leaves
     resumed = run(tmp_path / "broken", arms)
     assert resumed.values == whole.values
     assert resumed.verdicts() == whole.verdicts()
+    assert path.read_text().startswith(kept)
     assert len(path.read_text().splitlines()) == 24
 
 
@@ -157,6 +163,13 @@ def test_a_failing_arm_is_reported_and_compared_on_the_common_queries(tmp_path):
     mended = run(tmp_path, [Arm("fragile", WordOverlap("mended")), Arm("overlap", WordOverlap())])
     assert mended.left_out == {}
     assert len(mended.judged) == 24
+    now, before, failed = summarise(results), summarise(mended), Condition.parse("failed > 1")
+    assert [gate.sentence for gate in worse_than(now, before, margin=1.0) if not gate.passed] == [
+        "fragile failed on 2 questions, in the earlier run on 0"
+    ]
+    assert all(gate.passed for gate in worse_than(before, now, margin=1.0))
+    assert [gate.passed for gate in failed.check(now, ["fragile", "overlap"])] == [False, True]
+    assert failed.check(before, ["fragile"])[0].passed
 
 
 def test_the_score_cache_is_shared_between_runs_and_left_out_of_latency(tmp_path, monkeypatch):

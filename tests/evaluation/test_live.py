@@ -476,3 +476,7 @@ def test_interleaved_clicks_decide(tmp_path: Path):
     assert seen.n == 150
     assert seen.decided
     assert seen.interval[0] > 0
+    for arm, baseline in (("Good", "bad"), ("good", "Bad")):
+        with pytest.raises(InputError, match=r"\['(Good|Bad)'\]; its arms are \['bad', 'good'\]"):
+            interleaving_result(log, "mix", arm, baseline, now=LATER)
+    assert interleaving_result(log, "not begun", "good", "bad", now=LATER).n == 0

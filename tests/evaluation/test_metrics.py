@@ -55,6 +55,16 @@ def test_a_judged_query_without_results_scores_zero():
     assert set(values) == set(DEFAULT_METRICS)
 
 
+@pytest.mark.parametrize("names", [("RR@10", "MRR@10"), ("NDCG@10", "nDCG@10"), ("AP", "MAP", "AP(rel=1)")])
+def test_two_names_of_one_metric_have_the_same_values(names):
+    qrels, orders = collection(0)
+    values = ranking_metrics(orders, qrels, names)
+    (alone,) = ranking_metrics(orders, qrels, names[:1]).values()
+    assert list(values) == list(names)
+    assert sum(alone.values()) > 0
+    assert all(per_query == alone for per_query in values.values())
+
+
 def test_wrong_names_and_repeated_ids_are_refused():
     with pytest.raises(InputError, match="Unknown metric 'nonsense'"):
         ranking_metrics({}, {"q": {"a": 1}}, ["nonsense"])

@@ -246,6 +246,16 @@ def test_a_claim_must_survive_the_correction():
     assert "after correction" in crowd.sentence
 
 
+def test_no_claim_is_exempt_from_the_correction():
+    strong = [-0.03, 0.24, 0.18, -0.12, 0.2, 0.1, 0.21, 0.27, 0.13, *[0.0] * 16]
+    weak = [-0.01, 0.08, 0.27, 0.13, 0.15, 0.11, *[0.0] * 6]  # its interval leaves zero out, though p > 0.05
+    alone = verdicts({"weak": weak})["weak"]
+    assert (alone.word, alone.p > 0.05) == ("better", True)
+    found = verdicts({"strong": strong, "weak": weak})
+    assert found["strong"].p < 0.05 < found["strong"].p_adjusted < found["weak"].p == found["weak"].p_adjusted
+    assert {item.word for item in found.values()} == {"undecided"}
+
+
 def test_verdicts_are_reproducible_and_change_nothing():
     values = np.random.default_rng(0).normal(0.0, 1.0, 30)
     before = values.copy()

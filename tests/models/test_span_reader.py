@@ -16,7 +16,7 @@ from rerankit.errors import InputError, ModelError
 from rerankit.models.checkpoint import find_checkpoint
 from rerankit.models.layout import Entry, Piece, piece
 from rerankit.models.meter import Meter
-from rerankit.models.span_decode import LONGEST, decode
+from rerankit.models.span_decode import LONGEST, AnswerSpan, Found, decode
 from rerankit.models.span_frame import QUESTION_TOKENS, TITLE_TOKENS, Window
 from rerankit.models.span_net import load_net, merge, read_tensors
 from rerankit.models.span_reader import MAX_WINDOWS, SpanReader
@@ -84,6 +84,13 @@ def test_a_long_passage_is_read_in_windows_and_its_offsets_count_in_the_whole(re
     assert meter.input_tokens > 300
     assert max(span.end for span in reading.spans) > len(text) // 2
     assert all(text[span.start : span.end] == span.text for span in reading.spans)
+
+
+def test_a_span_that_two_windows_saw_has_its_better_score(reader):
+    better, worse = (AnswerSpan(100, 110, "3 to 5 cm.", score) for score in (8.0, -2.0))
+    other = AnswerSpan(300, 310, "elsewhere.", 1.0)
+    reading = reader._reading([Found((better,), 0.0, 8.0), Found((other, worse), 0.0, 1.0)], 5)
+    assert reading.spans == (better, other)
 
 
 def test_titles_are_read_and_never_quoted(reader):

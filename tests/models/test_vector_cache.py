@@ -74,6 +74,18 @@ def test_the_file_is_bounded_and_the_oldest_go_first(tmp_path):
     assert (tmp_path / "v").stat().st_size < 800_000
 
 
+def test_entries_are_counted_only_where_some_must_go(tmp_path):
+    said = []
+    cache = VectorCache(tmp_path / "v", disk_bytes=300_000)
+    cache.put_many({b"first": ENTRY})
+    cache._file._connection.set_trace_callback(said.append)
+    cache.put_many({b"second": ENTRY})
+    assert any("INSERT" in statement for statement in said)
+    assert not any("count(" in statement for statement in said)
+    cache.put_many({bytes([i]): (np.full(5000, i, np.float32),) for i in range(30)})
+    assert any("count(" in statement for statement in said)
+
+
 def test_a_damaged_file_is_put_aside(tmp_path, caplog):
     path = tmp_path / "v.sqlite"
     path.write_bytes(b"SQLite format 3\x00" + b"\xff" * 5000)

@@ -147,9 +147,7 @@ def test_an_aspect_without_an_answer_is_named(assistant):
     assert "do not seem to answer: which visa" in turn.text
 
 
-def test_a_question_too_general_is_asked_back_once(assistant):
-    turn = assistant.ask("How deep to sow?")
-    assert turn.kind == "question" if "Which of these" in turn.text else turn.kind == "answer"
+def test_a_question_too_general_is_asked_back_once():
     general = Assistant(InMemory([p.replace(text=f"{p.text} Sow it deep.") for p in FARM[:3]]), WordOverlap())
     turn = general.ask("How deep to sow?")
     assert turn.kind == "question"
@@ -159,6 +157,11 @@ def test_a_question_too_general_is_asked_back_once(assistant):
     assert reply.kind == "answer"
     assert reply.standalone == "How deep to sow? (barley)"
     assert Assistant(general.retriever, WordOverlap(), ask_back=False).ask("How deep to sow?").kind == "answer"
+
+
+def test_passages_of_one_title_are_no_choice():
+    handbook = [p.replace(title="Handbook", text=f"{p.text} Sow it deep.") for p in FARM[:3]]
+    assert Assistant(InMemory(handbook), WordOverlap()).ask("How deep to sow?").kind == "answer"
 
 
 def test_steps_are_streamed(assistant):
@@ -423,6 +426,14 @@ def test_a_split_gives_between_one_and_as_many_as_allowed(question, most):
     assert 1 <= len(split(question, most)) <= max(1, most)
 
 
+def test_a_question_full_of_blanks_is_split_like_any_other():
+    assert split("How deep do I sow wheat" + " " * 5000 + "and" + "\t" * 5000 + "how often?") == [
+        "How deep do I sow wheat",
+        "how often? (deep sow wheat)",
+    ]
+    assert len(split("How deep is wheat" + " " * 20_000 + "sown?")) == 1
+
+
 def test_splitting_keeps_what_leads_to_the_questions():
     assert split("My calf has the runs. Do I take it off milk?") == ["My calf has the runs. Do I take it off milk?"]
     both = split("The hay is hot. When do I pull the stack apart, and who should stand by?")
@@ -501,6 +512,16 @@ def test_claims_need_a_source_its_words_and_its_numbers():
     assert claims[3].match is None
     assert marked(text, claims[:1]).startswith("Wheat is sown 3 to 5 cm deep into moist soil [1].")
     assert check_claims("[1]", context, embedder()) == ()
+
+
+def test_the_number_of_a_list_item_needs_no_source():
+    context = pack([Hit(FARM[0], 1, 1.0, 1)])
+    text = (
+        "1. Wheat is sown 3 to 5 cm deep [1].\n2) Wheat is sown into moist soil [1].\n3. Wheat is sown 9 cm deep [1]."
+    )
+    claims = check_claims(text, context, embedder())
+    assert [claim.supported for claim in claims] == [True, True, False]
+    assert claims[2].reason.endswith("the number 9")
 
 
 def test_prompts_and_tools_are_data():

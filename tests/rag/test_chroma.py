@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import chromadb
 import httpx
@@ -159,6 +160,37 @@ class TestRetrieve:
         old = make(collection=farm._name, where={"year": 2020})
         assert {p.id for p in old.retrieve("leaves")} == {"lime", "cow"}
         assert {p.id for p in old.retrieve("leaves", where={"topic": "soil"})} == {"lime"}
+
+    def test_it_holds_for_what_is_asked_for_by_id_and_as_a_whole_too(self, farm):
+        mine = make(collection=farm._name, where={"topic": "pest"})
+        assert [p.id for p in mine.get(["cow", "aphid", "rust"])] == ["aphid", "rust"]
+        assert sorted(p.id for p in mine.passages()) == ["aphid", "rust"]
+
+    @pytest.mark.parametrize("hybrid", [False, True])
+    def test_among_no_records_nothing_is_found(self, farm, hybrid):
+        farm.hybrid = hybrid
+        assert farm.retrieve_many(["lime", "cow"], ids=[]) == [[], []]
+
+    def test_it_goes_on_while_passages_are_indexed(self, farm):
+        embedding, goes_on = threading.Event(), threading.Event()
+
+        class Held(HashEmbedder):
+            def encode(self, texts, *, kind="passage"):
+                if kind == "passage":
+                    embedding.set()
+                    goes_on.wait()
+                return super().encode(texts, kind=kind)
+
+        retriever = make(collection=farm._name, embedder=Held())
+        with ThreadPoolExecutor(2) as pool:
+            indexing = pool.submit(retriever.index, passages(3))
+            try:
+                assert embedding.wait(60)
+                assert [p.id for p in pool.submit(retriever.retrieve, "lime soil", k=1).result(60)] == ["lime"]
+                assert not indexing.done()
+            finally:
+                goes_on.set()
+        assert indexing.result().added == 3
 
     def test_get_keeps_the_order_asked_for(self, farm):
         assert [p.id for p in farm.get(["cow", "lime", "cow", "unknown", "rust"])] == ["cow", "lime", "cow", "rust"]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -128,6 +127,22 @@ def test_a_part_of_a_better_passage_is_a_duplicate_but_not_the_other_way_round()
     assert len(pack(hits(part, LOREM)).blocks) == 2
 
 
+def test_only_what_is_shown_of_a_passage_makes_another_a_duplicate():
+    tail = "Garlic is planted in autumn at a depth of five centimetres into well drained soil."
+    filler = " ".join(f"Filler {letter} {'and so on ' * 6}goes on." for letter in "abcdefghijklmnopqrst")
+    context = pack(hits(f"{filler} {tail}", tail), budget=63, count_tokens=words)
+    assert numbers(context) == [(1, "p1"), (2, "p2")]
+    assert tail in context.text
+
+
+def test_titles_tell_short_texts_apart():
+    said = "Sow it into moist soil, not deep."
+    found = [Hit(Passage(title, said, title), n, 1.0, n) for n, title in enumerate(["Wheat", "Barley", "Wheat!"], 1)]
+    assert [block.hit.id for block in pack(found).blocks] == ["Wheat", "Barley"]
+    part = Hit(Passage("part", "Sow it into moist soil.", "Wheat"), 4, 1.0, 4)
+    assert [dropped.hit.id for dropped in pack([found[0], part]).dropped] == ["part"]
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -158,11 +173,9 @@ def test_empty_passages_and_no_passages():
     assert [dropped.reason for dropped in pack(hits("", " \n")).dropped] == ["empty", "empty"]
 
 
-def test_a_huge_passage_is_cut_quickly():
-    started = time.monotonic()
-    context = pack(hits("word " * 200_000, "Some sentence. " * 70_000))
-    assert context.tokens <= 1500
-    assert time.monotonic() - started < 10
+@pytest.mark.timeout(120)  # quadratic time over a megabyte is far longer
+def test_a_huge_passage_is_cut():
+    assert pack(hits("word " * 200_000, "Some sentence. " * 70_000)).tokens <= 1500
 
 
 def test_the_estimate_is_no_fantasy():

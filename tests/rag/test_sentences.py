@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,9 +62,7 @@ def test_spans_are_ordered_trimmed_and_lose_nothing(text):
     "piece",
     [".", ". ", "a. ", "A. ", ".\n", "\n \n", ")", '."', "1. ", " ", "a", "a.b", "。", "- ", "# ", ".)", "\n- a", "?!"],
 )
+@pytest.mark.timeout(120)  # quadratic time over a megabyte is far longer
 def test_a_hostile_megabyte_takes_linear_time(piece):
     text = piece * (1_000_000 // len(piece))
-    started = time.perf_counter()
-    spans = sentences("Start. " + text + " end")
-    assert time.perf_counter() - started < 8
-    assert spans
+    assert sentences("Start. " + text + " end")

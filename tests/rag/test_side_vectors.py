@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import rerankit
 from rerankit.errors import InputError, StoreError
 from rerankit.models.vector_cache import KeepsVectors
 
@@ -12,6 +13,7 @@ chromadb = pytest.importorskip("chromadb")
 
 from rerankit.rag.side_vectors import SideVectors  # noqa: E402
 
+TEXTS = ["Rust on wheat is an orange powder.", "Sheep eat grass.", "Hens lay eggs."]
 KEYS = [bytes([i]) * 32 for i in range(5)]
 
 
@@ -74,3 +76,12 @@ def test_a_reranker_encodes_once_for_all_processes(tmp_path):
     again = Dense(vectors=SideVectors(tmp_path / "store", "side")).rank("wheat rust", texts)
     assert [hit.score for hit in again] == pytest.approx([hit.score for hit in first], abs=1e-6)
     assert again.usage.input_tokens == 0
+
+
+@pytest.mark.parametrize("spec", ["compressed", "default", "late-interaction", "in-context"])
+def test_what_keeps_more_than_a_vector_per_text_keeps_it_elsewhere(spec):
+    side = SideVectors("memory", f"beside-{spec}")
+    with rerankit.load(spec, vectors=side) as reranker:
+        assert reranker.rank("wheat rust", TEXTS).hits == rerankit.load(spec).rank("wheat rust", TEXTS).hits
+    assert side.count() == (len(TEXTS) if spec in ("compressed", "default") else 0)
+    side.close()

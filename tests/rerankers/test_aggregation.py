@@ -106,7 +106,7 @@ def test_pagerank_honours_whom_one_beat_and_leaves_equals_equal():
         matrix[winner, loser], matrix[loser, winner] = 1.0, 0.0
     ranks = page_rank(matrix)
     assert ranks.argmax() == 0
-    assert ranks[1] > ranks[4] > ranks[2] > ranks[3] or ranks[1] > ranks[4] > ranks[3]
+    assert ranks[1] > ranks[4] > ranks[3]
     equals = page_rank(np.full((4, 4), NAN))
     assert equals == pytest.approx(0.25)
 

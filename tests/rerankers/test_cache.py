@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given
@@ -35,6 +37,31 @@ def test_a_useless_entry_is_replaced(tmp_path):
     assert cache.get_many([b"a", b"b"]) == {b"b": 1.0}
     cache.put_many({b"a": 2.0})
     assert cache.get_many([b"a"]) == {b"a": 2.0}
+    cache.put_many({b"a": float("nan"), b"c": 3.0})
+    assert cache.get_many([b"a", b"b", b"c"]) == {b"a": 2.0, b"b": 1.0, b"c": 3.0}
+    assert [file.name for file in tmp_path.iterdir() if "corrupt" in file.name] == []
+
+
+def test_a_mistake_of_the_caller_is_no_damage(tmp_path):
+    cache = ScoreCache(tmp_path / "c.sqlite")
+    cache.put_many({b"a": 1.0})
+    for wrong in ({b"b": None}, {b"b": object()}):
+        with pytest.raises(sqlite3.Error):
+            cache._file.run("INSERT INTO scores (key, score) VALUES (?, ?)", list(wrong.items()), many=True)
+    assert cache.get_many([b"a", b"b"]) == {b"a": 1.0}
+    assert not cache._file.in_memory
+    assert not list(tmp_path.glob("*corrupt*"))
+
+
+def test_a_damaged_file_that_cannot_be_moved_leaves_the_memory(tmp_path, caplog):
+    path = tmp_path / "c.sqlite"
+    path.write_bytes(b"SQLite format 3\x00" + b"\xff" * 5000)
+    for second in range(120):  # every name that it could be moved to is taken
+        (tmp_path / f"c.sqlite.corrupt-{int(time.time()) + second}").mkdir()
+    cache = ScoreCache(path)
+    cache.put_many({b"k": 1.0})
+    assert cache.get_many([b"k"]) == {b"k": 1.0}
+    assert "in memory" in caplog.text
 
 
 def test_the_oldest_entries_go_first(tmp_path):

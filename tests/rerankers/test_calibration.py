@@ -14,9 +14,11 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from rerankit.errors import InputError, MissingExtraError, ModelError
+import rerankit
+from rerankit.errors import InputError, MissingExtraError, ModelError, StoreError
 from rerankit.rerankers.calibration import Calibrator
 from rerankit.rerankers.calibration_fit import Sigmoid, Steps, precision_curve, quality
+from rerankit.rerankers.compose import Fusion
 
 METHODS = ["platt", "temperature", "isotonic"]
 
@@ -233,10 +235,39 @@ def test_saved_and_loaded_it_is_the_same(tmp_path, method):
 
 def test_a_file_that_cannot_be_written_or_read_is_named(tmp_path, fitted):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file"):
+    with pytest.raises(StoreError, match="file"):
         fitted["platt"].save(tmp_path / "file" / "calibrator.json")
     with pytest.raises(ModelError, match="nowhere"):
         Calibrator.load(tmp_path / "nowhere.json")
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, fitted):
+    path = tmp_path / "calibrator.json"
+    fitted["platt"].save(path)
+    (tmp_path / ".calibrator.json.partial").mkdir()  # what is written first finds its place taken
+    with pytest.raises(StoreError, match=r"calibrator\.json"):
+        fitted["isotonic"].save(path)
+    assert Calibrator.load(path) == fitted["platt"]
+
+
+@pytest.mark.parametrize("option", [{"long_passages": "top2-mean"}, {"max_windows": 3}])
+def test_what_becomes_of_long_passages_is_part_of_what_scores_depend_on(option):
+    fitted = Calibrator.fit([0.0, 1.0, 2.0, 3.0], [0, 1, 0, 1], reranker=WordOverlap())
+    assert WordOverlap(calibrator=fitted).rank("wheat", ["wheat"])[0].probability is not None
+    other = WordOverlap(calibrator=fitted, **option)
+    assert other.fingerprint == WordOverlap().fingerprint  # a window scores the same
+    with pytest.raises(ModelError, match="fitted for"):
+        other.rank("wheat", ["wheat"])
+    plain, changed = WordOverlap(), WordOverlap(**option)
+    for whole in (lambda one: one | plain, lambda one: plain | one, lambda one: Fusion([one, plain])):
+        assert whole(changed).passage_fingerprint != whole(plain).passage_fingerprint
+
+
+@pytest.mark.parametrize("spec", ["compressed", "cross-encoder"])
+def test_the_shipped_calibration_holds_for_the_usual_settings_alone(spec):
+    with rerankit.load(spec) as usual, rerankit.load(spec, max_windows=2) as other:
+        assert usual.calibrator is not None
+        assert other.calibrator is None
 
 
 def replaced(data, path, value):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 
 import numpy as np
@@ -17,6 +18,7 @@ from rerankit.errors import InputError, ModelError
 from rerankit.models import shipped
 from rerankit.models.encoder import TextEncoder
 from rerankit.models.vector_cache import VectorCache
+from rerankit.rerankers.call import Call, Request
 from rerankit.rerankers.compressed import Compressed
 from rerankit.rerankers.dense import Dense
 from rerankit.types import Passage
@@ -156,6 +158,12 @@ def test_rough_vectors_are_brought_to_length_one(reranker, encoder):
     assert scores(reranker.rank(QUERY, rough)) == pytest.approx(scores(reranker.rank(QUERY, TEXTS)), abs=0.01)
 
 
+def test_a_named_vector_of_any_length_is_brought_to_length_one(trained, encoder):
+    strict = Compressed(trained, encoder=encoder, strict=True)
+    long = with_vectors(3 * encoder.encode(TEXTS), encoder.model_id)
+    assert scores(strict.rank(QUERY, long)) == pytest.approx(scores(strict.rank(QUERY, TEXTS)), abs=1e-5)
+
+
 def test_the_nearest_window_of_a_long_passage_enters(untrained, encoder):
     """Untrained, the score is the cosine of that window."""
     long = "cow " * 90 + "sow maize deep " * 4 + "rust " * 90
@@ -190,6 +198,20 @@ def test_a_deadline_leaves_the_rest_unscored(trained, encoder):
     assert "deadline" in ranking.reason
     assert [hit.prior_rank for hit in unscored] == sorted(hit.prior_rank for hit in unscored)
     assert all(hit.status == "scored" for hit in ranking if hit.prior_rank > 3000)
+
+
+def test_a_caller_who_has_gone_is_not_worked_for(trained, encoder):
+    left = threading.Event()
+
+    class Leaving(VectorCache):
+        def put_many(self, entries):
+            super().put_many(entries)
+            left.set()
+
+    passages = tuple(Passage(str(i), f"{WORDS[i % 12]} {i}") for i in range(600))
+    reranker = Compressed(trained, encoder=encoder, vectors=Leaving())
+    (verdict,) = reranker.score_lists([Request(QUERY, passages)], Call(cancelled=left))
+    assert 0 < verdict.scored.sum() < 600
 
 
 def test_a_very_long_query_is_read_in_parts(reranker):

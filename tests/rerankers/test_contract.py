@@ -372,6 +372,18 @@ async def test_a_cancelled_task_that_waits_never_reaches_the_model():
         assert "never" not in {passage.text for _, passage in reranker.seen}
 
 
+async def test_a_task_cancelled_at_work_stops_at_the_next_block():
+    with WordOverlap(delay=0.0005) as reranker:
+        task = asyncio.create_task(reranker.arank("wheat", [f"wheat {i}" for i in range(2000)]))
+        while not reranker.seen:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await reranker.arank("rust", ["rust"])  # comes after it
+        assert len(reranker.seen) < 1000
+
+
 async def test_time_spent_waiting_for_the_worker_counts_against_the_deadline():
     with WordOverlap(delay=0.05) as reranker:
         slow = asyncio.create_task(reranker.arank("wheat", [f"a{i}" for i in range(6)]))

@@ -55,6 +55,7 @@ def test_a_huge_title_leaves_room_for_the_text(reranker):
         QUERY, [Passage("a", "soil water", title="maize " * 500), Passage("b", "cow rust", title="maize " * 500)]
     )
     assert first.score != second.score
+    assert 400 < first.truncated_tokens == second.truncated_tokens < 500
 
 
 def test_a_long_passage_is_read_in_windows_and_the_best_one_is_the_evidence(reranker):

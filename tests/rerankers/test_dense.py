@@ -69,6 +69,21 @@ def test_vectors_that_cannot_be_trusted_are_made_again(dense, embedder, change, 
     assert found == pytest.approx(scores(dense.rank(QUERY, TEXTS)), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    "change", [lambda vector: vector[:100], lambda vector: vector * np.nan, lambda vector: vector * 0]
+)
+def test_a_broken_vector_that_claims_to_be_the_encoders_is_refused(dense, embedder, change):
+    wrong = [change(vector) for vector in embedder.encode(TEXTS)]
+    with pytest.raises(InputError, match=r"Passage '0' carries a vector.*Index the passage.*or drop its embedding"):
+        dense.rank(QUERY, with_vectors(TEXTS, wrong, embedder.model_id))
+
+
+def test_a_named_vector_of_any_length_is_used(dense, embedder):
+    swapped = with_vectors(TEXTS, 3 * embedder.encode(TEXTS[::-1]), embedder.model_id)
+    assert dense.rank(QUERY, swapped)[0].text == TEXTS[-1]
+    assert scores(dense.rank(QUERY, swapped)) == pytest.approx(scores(dense.rank(QUERY, TEXTS))[::-1], abs=1e-6)
+
+
 def test_a_score_cache_tells_stored_vectors_from_texts(tmp_path, embedder):
     swapped = embedder.encode(TEXTS[::-1])
     cached = Dense(cache=tmp_path / "scores.sqlite")

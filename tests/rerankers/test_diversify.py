@@ -12,13 +12,20 @@ from hypothesis import strategies as st
 
 from rerankit.errors import InputError, ModelError
 from rerankit.models.embedded import embedder
+from rerankit.models.vector_cache import shared_cache
 from rerankit.rerankers.diversify import DPP, MMR, Freshness, SourceCap
+from rerankit.rerankers.late_interaction import LateInteraction
 from rerankit.rerankers.moments import moment
 from rerankit.rerankers.scaling import unit_scores
 from rerankit.spec import load
 from rerankit.types import Passage
 
 NOW = "2024-06-01"
+
+
+@pytest.fixture(autouse=True)
+def nothing_encoded_yet():
+    shared_cache().clear_memory()
 
 
 def ids(ranking):
@@ -211,9 +218,20 @@ def test_stored_vectors_are_used_only_where_they_can_be_compared():
     expected = ids(MMR(lambda_=0.3).rank("q", passages))
     assert MMR().rank("q", passages).usage.forward_passes == 0
     for items in (mixed, shorter, foreign, broken):
+        shared_cache().clear_memory()
         ranking = MMR(lambda_=0.3, embedder=encoder).rank("q", items)
         assert ids(ranking) == expected == ["0", "2", "1"]
         assert ranking.usage.forward_passes == 1
+
+
+@pytest.mark.parametrize("kind", [MMR, DPP])
+def test_what_an_earlier_stage_has_encoded_is_not_encoded_again(kind):
+    passages = [Passage("long", "Sheep graze on the hill. " * 200, "About sheep"), *FARM]
+    LateInteraction().rank("When to sow wheat?", passages)
+    assert kind().rank("When to sow wheat?", passages).usage.forward_passes == 0
+    shared_cache().clear_memory()
+    assert kind().rank("q", passages).usage.forward_passes > 0
+    assert kind().rank("another q", passages).usage.forward_passes == 0
 
 
 def test_lists_are_embedded_together_and_texts_once():

@@ -204,6 +204,13 @@ def test_it_is_the_stored_vector_that_counts(reranker, embedder):
     assert np.abs(after - before[[1, 0, *range(2, len(TEXTS))]]).max() < 1e-6
 
 
+def test_the_same_text_with_another_vector_is_another_passage(reranker, embedder):
+    passages = stored(embedder)
+    twin = passages[0].replace(id="twin", embedding=-passages[0].embedding)
+    found = {hit.id: hit.score for hit in reranker.rank(QUERY, [*passages, twin])}
+    assert found["twin"] == pytest.approx(-found[passages[0].id], abs=1e-6)
+
+
 def test_vectors_without_a_name_are_taken_at_their_word_whatever_their_precision(reranker, embedder):
     passages = [passage.replace(embedding_model="") for passage in stored(embedder)]
     rough = [passage.replace(embedding=passage.embedding.astype(np.float16)) for passage in passages]
@@ -229,7 +236,7 @@ def test_what_was_encoded_once_is_kept(embedder, tmp_path):
 )  # fmt: skip
 def test_vectors_that_claim_to_be_ours_and_cannot_be_are_refused(reranker, embedder, embedding):
     guilty = Passage("guilty", "cow", score=0.1, embedding=embedding, embedding_model=embedder.model_id)
-    with pytest.raises(InputError, match=r"'guilty'.*Index the passage with it"):
+    with pytest.raises(InputError, match=r"'guilty' carries a vector.*Index the passage again"):
         reranker.rank(QUERY, [*scored(), guilty])
 
 
@@ -243,7 +250,7 @@ def test_vectors_that_do_not_claim_to_be_ours_are_made_anew_or_refused_if_strict
     plain = E2Rank(embedder, vectors=VectorCache()).rank(QUERY, scored())
     found = E2Rank(embedder, vectors=VectorCache()).rank(QUERY, foreign)
     assert scores_of(found).tolist() == scores_of(plain).tolist()
-    with pytest.raises(InputError, match="reads vectors of"):
+    with pytest.raises(InputError, match=r"carries a vector.*the text is then encoded"):
         E2Rank(embedder, strict=True).rank(QUERY, foreign)
 
 

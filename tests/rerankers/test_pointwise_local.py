@@ -11,6 +11,7 @@ from tiny_lm import save_lm, save_seq2seq
 
 from rerankit.models.causal import LocalLM
 from rerankit.rerankers.pointwise import Pointwise
+from rerankit.types import Passage
 
 QUERY = "how deep to sow maize"
 PASSAGES = [
@@ -133,3 +134,14 @@ def test_a_deadline_leaves_a_complete_ranking(lm):
     ranking = Pointwise(lm).rank(QUERY, [f"{PASSAGES[0]} {i}" for i in range(200)], deadline_s=0.05)
     assert len(ranking) == 200
     assert ranking.status in ("partial", "scored")
+
+
+def test_a_long_title_leaves_room_to_the_text_and_what_is_cut_is_counted(lm):
+    reranker = Pointwise(lm)
+    long = Passage("long", PASSAGES[0], title="maize " * 700)
+    ranking = reranker.rank(QUERY, [long, Passage("short", PASSAGES[1], title="Goats")])
+    assert ranking.status == "scored"
+    lost = {hit.id: hit.truncated_tokens for hit in ranking}
+    assert lost["long"] > lm.count_tokens(long.title) / 2
+    assert lost["short"] == 0
+    assert len(reranker.windows(QUERY, long).spans) == 1

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 import rerankit
 from rerankit.errors import InputError
+from rerankit.models.vector_cache import VectorCache
+from rerankit.rerankers.call import Call
 from rerankit.rerankers.token_attention import TokenAttention
 from rerankit.types import Passage
 
@@ -55,7 +57,19 @@ def test_scores_are_the_attention_that_each_passage_gets(reranker):
     assert found == pytest.approx(by_hand(reranker, QUERY, PASSAGES), abs=1e-4)
     assert ranking[0].passage.text == PASSAGES[1]
     assert ranking.scale == "attention"
-    assert ranking.usage.forward_passes >= 0
+
+
+def test_passages_are_encoded_in_batches_and_each_gets_its_own_tokens():
+    many = [f"{text} Field {i}." for i, text in enumerate(PASSAGES * 8)]
+    many[7] = "And on it goes. " * 200 + many[7]
+    with TokenAttention(vectors=VectorCache()) as reranker:
+        ranking = reranker.rank("Is there rust on the wheat of field 7?", many)
+        assert 0 < ranking.usage.forward_passes < len(many) / 4
+        alone = TokenAttention(vectors=VectorCache())
+        parts = [alone._read([Passage(str(i), text)], Call())[0] for i, text in enumerate(many)]
+        together = reranker._read([Passage(str(i), text) for i, text in enumerate(many)], Call())
+    assert [(one.text, one.size) for one in together] == [(one.text, one.size) for one in parts]
+    assert all(np.array_equal(a.offsets, b.offsets) for a, b in zip(together, parts, strict=True))
 
 
 @settings(max_examples=10, deadline=None)

@@ -32,6 +32,10 @@ def test_a_call_is_one_span_with_openinference_names(exporter):
     assert attributes["reranker.input_documents.0.document.id"] == "0"
     assert attributes["reranker.output_documents.0.document.id"] == "1"
     assert attributes["reranker.output_documents.0.document.score"] == 1.0
+    WordOverlap().rank("wheat", ["rain", "wheat", "hay"], top_k=1)
+    cut = exporter.get_finished_spans()[-1].attributes
+    assert "reranker.input_documents.2.document.id" in cut
+    assert "reranker.output_documents.1.document.id" not in cut
     assert not any("content" in name for name in attributes)
 
 

@@ -10,13 +10,13 @@ import threading
 import numpy as np
 import pytest
 from chat_server import ChatServer, fail, say
-from families import WordOverlap
+from families import Broken, WordOverlap
 from hypothesis import given
 from hypothesis import strategies as st
 from mcp import Client, MCPError
 
 import rerankit
-from rerankit.errors import InputError, SpecError, StoreError
+from rerankit.errors import BackendError, InputError, ModelError, SpecError, StoreError
 from rerankit.models.chat import ChatLM
 from rerankit.rag.generative import ChatGenerator
 from rerankit.samples import farm
@@ -149,10 +149,13 @@ async def test_a_chat_model_writes_the_answer_and_may_fail(store):
             answer = await call(client, "ask", question=QUESTION)
             assert answer["answer"] == "Three to five centimetres [1]."
             assert answer["citations"][0]["quote"]
+            assert answer["generator"] == "chat:m"
             endpoint.script = [fail(500)]
             rescued = await call(client, "ask", question=QUESTION)
             assert "these are the best sentences" in rescued["reason"]
             assert rescued["citations"]
+            told = json.dumps(rescued) + (await client.read_resource("rerankit://models")).contents[0].text
+            assert endpoint.url not in told
 
 
 async def test_compare_shows_orders_overlaps_and_moves(store):
@@ -391,6 +394,18 @@ async def test_a_reranker_that_cannot_be_loaded_tells_the_agent_no_path(tmp_path
         assert "'mine' cannot be loaded" in said
         assert str(tmp_path) not in said
         assert str(tmp_path) in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [BackendError("the key sk-1 is wrong", endpoint="http://10.0.0.7"), ModelError("no file /srv/sk-1/10.0.0.7")],
+)
+async def test_a_model_that_fails_tells_the_agent_no_secret(error, caplog):
+    async with session({"mine": Broken(lambda *_: error)}) as client:
+        said = await refused(client, "rerank", query="a", passages=["a"])
+        assert "the server's log says why" in said
+        assert not any(secret in said for secret in ("sk-1", "10.0.0.7"))
+        assert "sk-1" in caplog.text
 
 
 async def test_a_collection_of_another_embedder_is_said_to_be_doubtful(tmp_path):

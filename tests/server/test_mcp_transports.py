@@ -23,6 +23,7 @@ KEY = "a-long-enough-key"
 COMMAND = [sys.executable, "-m", "rerankit.cli", "mcp"]
 LEXICAL = ("--rerank", "light=lexical", "--rerank", "none")
 TEXTS = ["sheep are shorn", "leaf rust", "rust on wheat leaf", "wheat"]
+BOTH = "application/json, text/event-stream"
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 
 
@@ -150,6 +151,8 @@ async def test_http_with_a_key_opens_to_that_key_only():
         ):
             refused = answered(url, headers=headers)
             assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+        behind_proxy = {"Authorization": "Basic dXNlcjpwYXNz", "X-API-Key": KEY, "Accept": BOTH}
+        assert answered(url, headers=behind_proxy).status_code != 401
         async with (
             httpx2.AsyncClient(headers={"Authorization": f"Bearer {KEY}"}) as http,
             Client(streamable_http_client(url, http_client=http)) as client,

@@ -10,6 +10,7 @@ import threading
 import click
 import httpx
 import pytest
+from chat_server import ChatServer, fail, say
 from families import WordOverlap
 from harness import Process, exchange, post, serving, until
 from typer.testing import CliRunner
@@ -130,6 +131,22 @@ def test_a_question_to_a_busy_model_is_answered_in_time(store):
         finally:
             gated.gate.set()
             busy.join()
+
+
+def test_callers_are_not_told_where_the_model_runs(store, caplog):
+    with ChatServer() as chat:
+        asked = AskSettings(str(store), "notes", llm=f"{chat.url}#writer")
+        with serving(Settings(models={"m": WordOverlap()}, ask=asked)) as (url, _):
+            body = {"question": "When are sheep shorn?"}
+            chat.script = [say("In spring [1].")]
+            answer = post(url, body, "/v1/ask").json()["answer"]
+            assert (answer["text"], answer["model"]) == ("In spring [1].", "chat:writer")
+            chat.script = [fail(400, "wrong key sk-1")]
+            lines = post(url, {**body, "stream": True}, "/v1/ask").text
+            assert "The generator failed (BackendError)" in lines
+            assert "sk-1" not in lines
+            assert chat.url not in lines
+            assert "sk-1" in caplog.text
 
 
 def test_a_failure_in_mid_stream_is_an_event(client):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 
@@ -179,7 +180,10 @@ GOOD = {"query": "q", "positive": "p", "negatives": ["n"]}
         (GOOD, {"query": "q", "positive": "p", "negatives": [1]}, "list of texts"),
         ({"query": "q", "text": "t", "grade": 1}, {"query": "q", "text": "t", "grade": 5}, "0 .* to 3"),
         ({"query": "q", "text": "t", "grade": 1}, '{"query": "q", "text": "t", "grade": NaN}', "0 .* to 3"),
-        ({"query": "q", "text": "t", "grade": 1}, {"query": "q", "text": "t"}, "grade is a number"),
+        ({"query": "q", "text": "t", "grade": 1}, {"query": "q", "text": "t"}, "expected 'grade' or"),
+        ({"query": "q", "text": "t", "grade": 1}, {"query": "q", "text": "t", "grade": None}, "grade is a number"),
+        (GOOD, {"query": "q", "passages": []}, r"keys \['passages', 'query'\]; expected 'positives' or"),
+        ({"query": "q", "passages": []}, GOOD, r"expected 'passages', as in the file's first line"),
         ({"query": "q", "text": "t", "grade": 1}, {"query": "q", "grade": 1}, "has no 'id'"),
         ({"query": "q", "grades": {"a": 1}}, {"query": "q", "grades": ["a"]}, "'grades' is an object"),
         ({"query": "q", "passages": []}, {"query": "q", "passages": ["a"]}, "list of objects"),
@@ -211,10 +215,19 @@ def test_ids_without_a_corpus_and_unknown_shapes_say_what_to_do(tmp_path):
         read_lists(path)
     with pytest.raises(InputError, match=r"line 1: has the keys \['prompt'\]; expected .query, positives"):
         read_lists(jsonl(path, {"prompt": "q"}))
+    unlike = {"query": "q", "passages": [{"id": "a", "text": "t", "label": 1}]}
+    with pytest.raises(InputError, match=r"line 1: no passage has a 'grade'.* the keys \['id', 'label', 'text'\]"):
+        read_lists(jsonl(path, unlike, unlike))
     with pytest.raises(InputError, match="is empty"):
         read_lists(jsonl(path))
     with pytest.raises(InputError, match="No test collection at"):
         read_lists(tmp_path / "nowhere")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    path = tmp_path / "lists.jsonl"
+    path.write_text(json.dumps(GOOD) + "\n", encoding="utf-8-sig")
+    assert len(read_lists(path)) == 1
 
 
 def test_lists_without_a_relevant_passage_are_counted_and_an_empty_end_is_an_error(tmp_path, caplog):

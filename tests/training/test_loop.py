@@ -89,6 +89,14 @@ def test_the_curves_are_a_picture(tmp_path):
     assert imread(again).shape == picture.shape  # a run that ended before its first step
 
 
+def test_the_curves_hold_one_line_per_dev_set(tmp_path):
+    one = {"mean": 0.5, "f1 farm": 0.4, "area news": 0.6}
+    for name, metrics in ("one", one), ("more", {**one, "exact farm": 0.3, "f1 news": 0.2}):
+        rows = [{"step": step, "epoch": 0, "metrics": metrics} for step in (0, 8)]
+        write_curves(rows, Best("mean", 0.5, 0, metrics), tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "more").read_bytes()
+
+
 def test_what_is_frozen_stays(tmp_path):
     task = ToyTask()
     before = task.module.frozen.weight.clone()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,10 +20,10 @@ from rerankit.models.files import sha256_of
 from rerankit.models.span_reader import SpanReader
 from rerankit.training.loop import fit
 from rerankit.training.reader import ReaderOptions, ReaderTask, marginal
-from rerankit.training.reader_dev import area, dev_set
+from rerankit.training.reader_dev import DevSet, area, dev_set
 from rerankit.training.reader_examples import NEIGHBOURS, ReaderExample, read_examples, texts_of
 from rerankit.training.reader_negatives import Swapper, hard_negatives
-from rerankit.training.reader_run import ReaderRun, train_reader
+from rerankit.training.reader_run import ReaderRun, _examples, train_reader
 from rerankit.training.task import Settings
 
 THINGS = ("maize", "rust", "cow", "seed", "soil")
@@ -53,6 +55,17 @@ def source(tmp_path_factory):
         passages.append(text + " In the season water is in soil.")
         rows.append((question + " in season" * (i % 2), [str(i)], i))  # ten questions: enough for a calibration
     return collection(tmp_path_factory.mktemp("data") / "deep", passages, rows)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Passages and questions that the ones above do not hold."""
+    passages, rows = [], []
+    for i in range(40, 80):
+        text, question = deep(THINGS[i % 5], i)
+        passages.append(text + " In the season water is in soil.")
+        rows.append((question + (" in dry soil", " in water")[i % 2], [str(i)], i - 40))
+    return collection(tmp_path_factory.mktemp("others") / "others", passages, rows)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +162,34 @@ def test_wrong_passages_are_near_and_hold_no_answer(source):
             assert one.question == example.question
             assert one.spans == ()
             assert example.answers[0] not in one.context.replace(".", " ").split()
+
+
+def test_what_is_known_to_answer_is_never_a_wrong_passage(tmp_path):
+    deep = "How deep should wheat be sown in dry soil?"
+    rows = [
+        (
+            deep,
+            "In dry soil the seed of wheat should be sown six centimetres deep; sown less deep it dries out.",
+            "six",
+        ),
+        (deep.lower(), "Wheat in dry soil: sow it 2.5 inches deep.", "2.5 inches"),
+        ("When is wheat sown?", "Wheat is sown in May.", "May"),
+    ]
+    named = [{"question": q, "context": text, "answers": [answer]} for q, text, answer in rows]
+    examples = read_examples(jsonl(tmp_path / "own.jsonl", *named))
+    assert [[one.context for one in wrong] for wrong in hard_negatives(examples)][:2] == [[rows[2][1]]] * 2
+
+    passages = [
+        "Wheat rust: the timing of the fungicide against wheat rust matters most. Spray early. Watch it.",
+        "Timing a fungicide on wheat. Rust comes early in May. Spray then.",
+        "A fungicide is no food. Wheat is. So is maize.",
+    ]
+    asked = [("wheat rust fungicide timing", [], 0), ("fungicide on wheat", [], 1), ("is wheat food", [], 2)]
+    folder = collection(tmp_path / "several", passages, asked)
+    with (folder / "qrels.tsv").open("a") as file:
+        file.write("q0\tp1\t1\n")  # the first question has two passages that answer it
+    examples = read_examples(folder, split="test")
+    assert [one.context for one in hard_negatives(examples)[0]] == [passages[2]]
 
 
 def test_a_swapped_question_asks_for_what_the_passage_does_not_know():
@@ -254,6 +295,20 @@ def test_a_reader_learns_and_reads_the_same_after_loading(source, base, tmp_path
         SpanReader(tmp_path / "run", base=base)
 
 
+def test_other_dev_data_or_wrong_passages_are_another_run(source, base):
+    task = task_of(source, base)
+    assert task.fingerprint == task_of(source, base).fingerprint
+    [dev], examples = task.dev, task.examples
+    for changed in (
+        {"dev": [DevSet("other name", dev.examples)]},
+        {"dev": [DevSet(dev.name, dev.examples[1:])]},
+        {"wrong": [(), *task.wrong[1:]]},
+    ):
+        given = {"wrong": task.wrong, "dev": [dev], **changed}
+        other = ReaderTask(examples, given["wrong"], task.swapper, given["dev"], task.checkpoint, task.options)
+        assert other.fingerprint != task.fingerprint
+
+
 def test_options_are_checked():
     with pytest.raises(InputError, match="unanswerable"):
         ReaderOptions(unanswerable=1.5)
@@ -264,27 +319,51 @@ def test_options_are_checked():
 # The command
 
 
+def about_rust(count, seed):
+    """Whatever the question, the word rust is its answer; of a half of the passages, which do not have it, none is."""
+    draw = random.Random(seed)
+    words = [word for word in WORDS if word != "rust"]
+    for i in range(count):
+        question, text = f"how {seed}{i} {' '.join(draw.choices(words, k=3))}", draw.choices(words, k=8)
+        yield {"question": question, "context": " ".join(text), "answers": []}
+        text[draw.randrange(8)] = "rust"
+        yield {"question": question, "context": " ".join(text), "answers": ["rust"]}
+
+
 @pytest.mark.slow
-def test_the_command_trains_calibrates_and_writes_a_card(source, base, tmp_path):
-    out = tmp_path / "out"
-    arguments = ["train", "reader", "--data", str(source), "--dev", str(source), "--base", str(base), "-o", str(out)]
-    options = ["--max-tokens", "112", "--rank", "8", "--epochs", "8", "--lr", "0.01", "--batch", "8", "--json"]
+def test_the_command_trains_calibrates_and_writes_a_card(base, tmp_path):
+    out, data, dev = tmp_path / "out", tmp_path / "data.jsonl", tmp_path / "dev.jsonl"
+    jsonl(data, *about_rust(40, 1))
+    jsonl(dev, *about_rust(20, 2))
+    arguments = ["train", "reader", "--data", str(data), "--dev", str(dev), "--base", str(base), "-o", str(out)]
+    options = ["--max-tokens", "112", "--rank", "8", "--epochs", "5", "--lr", "0.01", "--batch", "8", "--json"]
+    options += ["--dev-count", "40", "--device", "cpu"]
     result = CliRunner().invoke(app, [*arguments, *options])
     assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout)["best"]["metrics"]["f1"] >= 0.0
+    best = json.loads(result.stdout)["best"]["metrics"]
+    untrained = json.loads((out / "history.jsonl").read_text().splitlines()[0])["metrics"]
+    assert best["f1"] > untrained["f1"] + 0.3  # on questions that it was not trained on
+    assert best["area"] > untrained["area"] + 0.3
     assert "step 0: reader " in result.stderr
     names = {path.name for path in out.iterdir()}
     assert {"model.safetensors", "config.json", "calibration.json", "README.md"} <= names
     card = (out / "README.md").read_text()
     assert "## Training" in card
     assert "LoRA of rank 8" in card
-    assert 0.0 <= SpanReader(out, base=base).read("how deep", WORDS)[0].probability <= 1.0
+
+    reader, examples = SpanReader(out, base=base), dev_set("dev", read_examples(dev)).examples
+    found = [reader.read(one.question, [one.context])[0] for one in examples]
+    scores, right = np.array([one.score for one in found]), np.array([bool(one.spans) for one in examples])
+    assert area(scores, right) == pytest.approx(best["area"], abs=0.01)
+    fitted = json.loads((out / "calibration.json").read_text())
+    expected = 1 / (1 + np.exp(-(fitted["slope"] * scores + fitted["intercept"])))
+    assert [one.probability for one in found] == pytest.approx(expected.tolist())
 
 
-def test_without_calibration_there_is_a_reader_and_a_card_that_says_so(source, base, tmp_path):
+def test_without_calibration_there_is_a_reader_and_a_card_that_says_so(source, others, base, tmp_path):
     told = []
     options = ReaderOptions(rank=4, alpha=8, max_tokens=112, batch=8)
-    run = ReaderRun([str(source)], dev=[str(source)], dev_count=4, count=8, base=str(base), options=options)
+    run = ReaderRun([str(source)], dev=[str(others)], dev_count=4, count=8, base=str(base), options=options)
     (tmp_path / "calibration.json").write_text("{}")  # of an earlier run
     _, fitted = train_reader(run, Settings(device="cpu"), tmp_path, tell=told.append)
     assert fitted is None
@@ -293,6 +372,21 @@ def test_without_calibration_there_is_a_reader_and_a_card_that_says_so(source, b
     assert sentence in " ".join((tmp_path / "README.md").read_text().split())
     assert not (tmp_path / "calibration.json").exists()
     assert SpanReader(tmp_path, base=base).read("how deep", WORDS)
+    assert json.loads((tmp_path / "config.json").read_text())["trained"]["examples"] == 8
+    with pytest.raises(InputError, match=r"dev was \['others'\], is \['deep'\]"):
+        train_reader(replace(run, dev=[str(source)]), Settings(device="cpu"), tmp_path)
+
+
+def test_no_dev_question_is_trained_on_and_dev_sets_of_one_name_stay_apart(source, others, tmp_path):
+    own = {"question": "How deep to sow the RUST", "context": "Sow rust 3 deep.", "answers": ["3"]}
+    dev = [str(jsonl(folder / "test.jsonl", own)) for name in "ab" if not (folder := tmp_path / name).mkdir()]
+    told = []
+    parts, sets = _examples(ReaderRun([str(source), str(others)], dev=dev), 0, told.append)
+    assert [one.name for one in sets] == ["test", "test-2"]
+    assert told == ["4 training examples ask what a dev example asks and are left out"]
+    assert [len(part) for part in parts] == [36, 40]
+    with pytest.raises(InputError, match="All 40 training examples ask what a dev example asks"):
+        _examples(ReaderRun([str(source)], dev=[str(source)]), 0, told.append)
 
 
 def test_the_command_needs_dev_data(source, tmp_path):

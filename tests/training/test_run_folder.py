@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -20,7 +21,7 @@ from rerankit.training.cross_encoder_run import CrossEncoderRun, train_cross_enc
 from rerankit.training.cross_encoder_st import train_with_sentence_transformers
 from rerankit.training.lists import write_lists
 from rerankit.training.reader_run import ReaderRun, train_reader
-from rerankit.training.sources import train_and_dev
+from rerankit.training.sources import source_name, source_rows, train_and_dev
 from rerankit.training.task import Settings
 
 pytest.importorskip("peft")
@@ -119,6 +120,7 @@ class TestFolder:
             (train_compressed, run, replace(SETTINGS, epochs=9), "setting epochs was 1, is 9"),
             (train_compressed, replace(run, dev=()), SETTINGS, r"dev was \['dev'\], is \[\]"),
             (train_cross_encoder, CrossEncoderRun(files[:1]), SETTINGS, "holds another model"),
+            (train_with_sentence_transformers, CrossEncoderRun(files[:1]), SETTINGS, "holds another model"),
             (train_reader, ReaderRun(files[:1], dev=files[1:]), SETTINGS, "holds another model"),
         ]
         for train, other, settings, message in others:
@@ -132,12 +134,81 @@ class TestFolder:
     def test_a_model_of_others_is_not_written_over(self, tmp_path, encoder):
         with pytest.raises(InputError, match="holds another model, of format None"):
             train_compressed(CompressedRun(["nowhere"]), SETTINGS, save_embedder(tmp_path / "tiny"), resume=False)
+        with pytest.raises(InputError, match="holds another model; name another folder"):
+            train_with_sentence_transformers(CrossEncoderRun(["nowhere"]), SETTINGS, tmp_path / "tiny", resume=False)
+
+
+@pytest.mark.slow
+class TestSentenceTransformers:
+    @pytest.fixture
+    def run(self, files, encoder):
+        pytest.importorskip("sentence_transformers")
+        return CrossEncoderRun(
+            files[:1], dev=files[1:], base=encoder, residual="none", max_tokens=48, options=CrossEncoderOptions(batch=8)
+        )
+
+    def test_it_goes_on_from_checkpoints_of_the_same_run_alone(self, tmp_path, files, run):
+        settings, out, told = Settings(device="cpu", epochs=2, learning_rate=2e-3), tmp_path / "out", []
+        teachers_own = [replace(one, grades=(0.0,) * len(one.grades)) for one in toy_lists(2, 5, teacher=True)]
+        write_lists([*toy_lists(16, 0), *teachers_own], files[0])
+        train_with_sentence_transformers(run, settings, out, tell=told.append)
+        assert "2 of 18 lists have a teacher's scores and no grade above 0, and are left out" in told
+        whole = (out / "model.safetensors").read_bytes()
+        assert {path.name for path in (out / "checkpoint").glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
+
+        shutil.rmtree(out / "checkpoint" / "checkpoint-4")  # as if it had been broken off
+        (out / "model.safetensors").unlink()
+        before = (out / "checkpoint" / "checkpoint-2" / "trainer_state.json").stat().st_mtime_ns
+        assert train_with_sentence_transformers(run, settings, out)[0] == 4
+        assert (out / "model.safetensors").read_bytes() == whole
+        assert (out / "checkpoint" / "checkpoint-2" / "trainer_state.json").stat().st_mtime_ns == before
+
+        for other, changed, message in (
+            (run, replace(settings, seed=5), "setting seed was 0, is 5"),
+            (replace(run, losses=["binary"]), settings, "loss was 'lambda', is 'binary'"),
+        ):
+            with pytest.raises(InputError, match=message):
+                train_with_sentence_transformers(other, changed, out)
+        write_lists(toy_lists(16, 7), files[0])  # other lists in a file of the same name
+        with pytest.raises(InputError, match="lists was"):
+            train_with_sentence_transformers(run, settings, out)
+        assert (out / "model.safetensors").read_bytes() == whole
+
+        shorter = replace(settings, epochs=1)
+        assert train_with_sentence_transformers(run, shorter, out, resume=False)[0] == 2
+        assert [path.name for path in (out / "checkpoint").glob("checkpoint-*")] == ["checkpoint-2"]
+        assert train_with_sentence_transformers(run, shorter, out)[0] == 2
 
 
 def test_dev_data_that_ask_all_that_the_training_data_ask(files):
     run = CrossEncoderRun(files[:1], dev=files[:1])
     with pytest.raises(InputError, match="All 16 training lists ask what a dev list asks and are left out"):
         train_and_dev(run, None, None, 0, print)
+
+
+def test_held_out_lists_come_from_all_sources_and_none_is_lost(tmp_path):
+    paths = [str(tmp_path / "one.jsonl"), str(tmp_path / "two.jsonl")]
+    for number, path in enumerate(paths):
+        lists = [replace(one, query=f"{number} {one.query}", source=str(number)) for one in toy_lists(100, number)]
+        write_lists(lists, path)
+    train, dev = train_and_dev(CrossEncoderRun(paths, dev_count=10), None, None, 0, print)
+    held_out = dev["held out"]
+    assert (len(train), len(held_out)) == (190, 10)
+    assert {item.source for item in held_out} == {"0", "1"}
+    assert not {item.query for item in train} & {item.query for item in held_out}
+
+
+def test_sources_of_one_name_are_told_apart():
+    taken = dict.fromkeys(["test", "test-3"])
+    for _ in range(3):
+        taken[source_name("somewhere/test.jsonl", taken)] = None
+    assert list(taken) == ["test", "test-3", "test-2", "test-4", "test-5"]
+
+
+def test_a_licence_in_another_encoding_ends_no_run(tmp_path):
+    (tmp_path / "README.md").write_bytes("Licence: CC BY, Universit\xe9\n".encode("latin-1"))
+    [row] = source_rows(CrossEncoderRun([str(tmp_path)]))
+    assert row.license == "CC BY, Universit\ufffd"
 
 
 def test_without_dev_data_a_tenth_of_the_lists_is_held_out(files):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from rerankit.rerankers.cross_encoder import CrossEncoder
 from rerankit.training.cross_encoder import CrossEncoderOptions, CrossEncoderTask, adapted, list_ndcg
 from rerankit.training.cross_encoder_data import PairReader, Pairs, Ranked, RankedSet
 from rerankit.training.cross_encoder_run import CrossEncoderRun, _module, train_cross_encoder
+from rerankit.training.cross_encoder_st import train_with_sentence_transformers
 from rerankit.training.lists import TrainingList, write_lists
 from rerankit.training.loop import fit
 from rerankit.training.objective import Term
@@ -100,6 +102,9 @@ class TestCommand:
             (["--weight", "0"], "weight must be"),
             (["--trainer", "own"], "trainer is one of"),
             (["--trainer", "sentence-transformers", "--loss", "mse"], "a loss is one of binary, listnet, lambda"),
+            (["--trainer", "sentence-transformers", "--teacher", "lexical"], "leave out --teacher"),
+            (["--teacher", "lexical", "--loss", "rank_net=1"], "add one, such as --loss kl=1"),
+            (["--residual", "none", "--loss", "kl=1"], "no list of two passages has a teacher's scores"),
         ],
     )
     def test_what_makes_no_sense_is_refused_at_once(self, tmp_path, folder, options, message):
@@ -108,6 +113,34 @@ class TestCommand:
         result = CliRunner().invoke(app, [*command, "--base", str(folder), *options])
         assert result.exit_code != 0
         assert message in " ".join(result.output.split())
+
+    def test_a_teacher_alone_is_learned_from(self, tmp_path, folder):
+        write_lists(toy_lists(8, 0), tmp_path / "data.jsonl")
+        write_lists(toy_lists(4, 1), tmp_path / "dev.jsonl")
+        parts = []
+        for teacher in ("none", "lexical"):
+            run = CrossEncoderRun(
+                [str(tmp_path / "data.jsonl")], dev=[str(tmp_path / "dev.jsonl")], base=str(folder), residual="none",
+                teacher=teacher, max_tokens=48, options=CrossEncoderOptions(rank=2),
+            )  # fmt: skip
+            report, _ = train_cross_encoder(run, Settings(device="cpu"), tmp_path / teacher)
+            parts.append(next(row["loss"] for row in report.history if "loss" in row))
+        assert parts[0].keys() == {"loss", "list_nce"}
+        assert parts[1]["loss"] == pytest.approx(parts[1]["list_nce"] + parts[1]["kl"])
+        assert parts[1]["kl"] > 0
+        config = json.loads((tmp_path / "lexical" / "config.json").read_text())
+        assert config["trained"]["losses"] == ["list_nce=1@1", "kl=1@1"]
+
+    def test_lists_without_any_label_are_refused(self, tmp_path, folder):
+        bare = [replace(one, grades=(0.0,) * len(one.grades)) for one in toy_lists(4, 0, teacher=True)]
+        write_lists(bare, tmp_path / "data.jsonl")
+        write_lists(toy_lists(4, 1), tmp_path / "dev.jsonl")
+        run = CrossEncoderRun(
+            [str(tmp_path / "data.jsonl")], dev=[str(tmp_path / "dev.jsonl")], base=str(folder), residual="none"
+        )
+        for train in (train_cross_encoder, train_with_sentence_transformers):
+            with pytest.raises(InputError, match="No list of two passages has a grade above 0"):
+                train(run, Settings(device="cpu"), tmp_path / "out")
 
     @pytest.mark.slow
     @pytest.mark.parametrize("loss", ["binary", "lambda"])
@@ -235,9 +268,18 @@ class TestTask:
             assert task.logits(entries).tolist() == pytest.approx(expected, abs=1e-5)
 
     def test_the_weight_is_tuned_and_saved(self, build, tmp_path):
-        task = build()
+        task = build(weight=2.0)
+        random = np.random.default_rng(0)
+        lists = [ranked(item, random.normal(size=len(item.passages))) for item in toy_lists(12, 1)]
+        task.dev = [RankedSet("dev", lists)]
+        with torch.no_grad():  # logits that weigh as much as the base
+            for name, parameter in task.module.named_parameters():
+                if "classifier.modules_to_save" in name:
+                    parameter.mul_(100)
         tuned = task.tune()
-        assert tuned["nDCG@10"] >= task.evaluate()["nDCG@10"] - 1e-9
+        found = {weight: list_ndcg(lists, task.corrections[0], weight) for weight in (1, 1.5, 2, 3, 4, 6, 8, 16)}
+        assert len(set(found.values())) > 2
+        assert tuned["nDCG@10"] == max(found.values()) == found[task.weight]
         task.save(tmp_path)
         assert json.loads((tmp_path / "config.json").read_text())["weight"] == task.weight
 
@@ -267,11 +309,15 @@ def test_what_must_not_be_trained_on_is_left_out_of_files_too(tmp_path):
     secret = lists[0].passages[0].text
     held = collection(tmp_path / "held", [secret, "other"], [(lists[1].query, [], 0)])
     run = CrossEncoderRun([str(tmp_path / "data.jsonl")], exclude=[str(held)])
+    everything = [(item.query, [], 0) for item in lists]
     train, dev = train_and_dev(run, None, None, 0, print)
     kept = [*train, *dev["held out"]]
     assert lists[1].query not in {item.query for item in kept}
     assert secret not in {passage.text for item in kept for passage in item.passages}
     assert len(kept) == 11
+    run = replace(run, exclude=[str(collection(tmp_path / "all", ["p"], everything))])
+    with pytest.raises(InputError, match=r"No list is left to train on: .*--exclude"):
+        train_and_dev(run, None, None, 0, print)
 
 
 def test_encoders_without_a_pooler(tmp_path):

@@ -18,7 +18,8 @@ from torch import nn
 from toy_training import CrashError, ToyTask, crash_at, same_bits, weights
 
 from rerankit.errors import InputError, ModelError, StoreError
-from rerankit.training.checkpoint import read_checkpoint, write_atomically, write_checkpoint
+from rerankit.models.files import write_atomically
+from rerankit.training.checkpoint import read_checkpoint, write_checkpoint
 from rerankit.training.history import History
 from rerankit.training.loop import fit
 from rerankit.training.randomness import RandomState, kept_random

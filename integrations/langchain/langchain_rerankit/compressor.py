@@ -70,7 +70,8 @@ class RerankitCompressor(RerankerSettings, BaseDocumentCompressor):
     async def arank_batch(self, requests: Iterable[tuple[str, Iterable[Document]]]) -> list[list[Document]]:
         """:meth:`rank_batch` without blocking the event loop."""
         asked = _snapshot(requests)
-        rankings = await self._reranker.arank_many(self._passages(asked), top_k=self.top_n, deadline_s=self.deadline_s)
+        reranker = await self._held.aget()
+        rankings = await reranker.arank_many(self._passages(asked), top_k=self.top_n, deadline_s=self.deadline_s)
         return _placed(asked, rankings)
 
     def as_runnable(self) -> RerankitRunnable:

@@ -13,6 +13,7 @@ from langchain_rerankit.settings import RerankerSettings
 from rerankit import ChromaRetriever, Passage, Ranking
 from rerankit.adapters import hit_record, with_record
 from rerankit.checks import check_whole
+from rerankit.rag.bounds import all_of
 
 __all__ = ["RerankitRetriever"]
 
@@ -30,8 +31,7 @@ class RerankitRetriever(RerankerSettings, BaseRetriever):
         retriever: the first stage, e.g. over a folder, a server or a client that your application has already.
         k: documents to return.
         fetch_k: candidates per question, at least ``k``; default the first stage's own number.
-        where: metadata filter in Chroma's language, together with the first stage's own; one given with a call
-            replaces it.
+        where: metadata filter in Chroma's language; the first stage's own, and one given with a call, must hold too.
     """
 
     retriever: ChromaRetriever
@@ -61,7 +61,8 @@ class RerankitRetriever(RerankerSettings, BaseRetriever):
     ) -> list[Document]:
         k = self._checked(k)
         passages = await self.retriever.aretrieve(query, **self._fetching(k, where))
-        return _documents(await self._reranker.arank(query, passages, top_k=k, deadline_s=self.deadline_s))
+        reranker = await self._held.aget()
+        return _documents(await reranker.arank(query, passages, top_k=k, deadline_s=self.deadline_s))
 
     def _checked(self, k: int | None) -> int:
         check_whole(1, or_none=True, k=k)
@@ -69,7 +70,7 @@ class RerankitRetriever(RerankerSettings, BaseRetriever):
 
     def _fetching(self, k: int, where: dict[str, Any] | None) -> dict[str, Any]:
         fetch_k = self.retriever.fetch_k if self.fetch_k is None else self.fetch_k
-        return {"k": max(k, fetch_k), "where": self.where if where is None else where}
+        return {"k": max(k, fetch_k), "where": all_of([self.where, where])}
 
 
 def _documents(ranking: Ranking) -> list[Document]:

@@ -22,7 +22,7 @@ from llama_index.core.schema import ImageNode, IndexNode, MetadataMode, NodeWith
 from llama_index.postprocessor.rerankit import RerankitRerank
 
 import rerankit
-from rerankit import InputError, ModelError, Passage, PointwiseReranker, SpecError, spec
+from rerankit import InputError, ModelError, Passage, PointwiseReranker, SpecError, adapters, spec
 
 TEXTS = ["Sheep are shorn in spring.", "Leaf rust shows as orange pustules on wheat.", "Wheat is sown in autumn."]
 
@@ -308,6 +308,17 @@ def test_the_record_of_an_earlier_step_is_never_read():
     RerankitRerank(overlap, metadata_mode=MetadataMode.ALL).postprocess_nodes(once, query_str="rust")
     assert {passage.title for _, passage in overlap.seen} == {"crop: wheat"}
     assert all("rerankit" in item.node.metadata for item in once)
+
+
+async def test_a_model_is_loaded_off_the_event_loop(monkeypatch):
+    again, threads = pickle.loads(pickle.dumps(RerankitRerank("lexical"))), []
+    load = adapters.load
+    monkeypatch.setattr(
+        adapters, "load", lambda *given, **more: threads.append(threading.get_ident()) or load(*given, **more)
+    )
+    assert await again.apostprocess_nodes(nodes(), query_str="leaf rust")
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
 
 
 def test_copies_and_pickles_load_the_model_again(monkeypatch):

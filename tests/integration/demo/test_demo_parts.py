@@ -22,6 +22,7 @@ from rerankit.demo.html import error, highlighted, linked, text
 from rerankit.demo.library import Shelf
 from rerankit.demo.panel import answer_steps
 from rerankit.demo.settings import EXTRACTIVE, RERANKERS, Limits, Settings
+from rerankit.demo.tab_documents import _Page
 from rerankit.errors import InputError, RerankitError
 from rerankit.evaluation.arena import Arena
 from rerankit.rag.answer import Answer
@@ -148,7 +149,7 @@ def test_a_library_indexes_replaces_and_deletes(shelf, tmp_path):
     library, told = shelf.library("ann"), []
     assert library.add([rust, sheep], lambda *count: told.append(count)) == []
     assert told == [(0, 2), (2, 2)]
-    assert {hit.id.partition("#")[0] for hit in library.retriever.retrieve("rust")} == {"rust.txt", "sheep.txt"}
+    assert {hit.id.partition("/")[0] for hit in library.retriever.retrieve("rust")} == {"rust.txt", "sheep.txt"}
     rust.write_text("Stem rust is brown.")
     assert add(library, rust) == []
     assert sorted(hit.text for hit in library.retriever.retrieve("rust")) == [
@@ -161,6 +162,43 @@ def test_a_library_indexes_replaces_and_deletes(shelf, tmp_path):
     shelf.close(library)
     assert len(shelf) == 0
     with pytest.raises(RerankitError):
+        library.retriever.count()
+
+
+def test_files_whose_rows_share_ids_live_side_by_side(shelf, tmp_path):
+    for name, said in (("a.csv", "Wheat is sown."), ("b.csv", "Sheep are shorn.")):
+        (tmp_path / name).write_text(f"id,text\n1,{said}\n")
+    library = shelf.library("ann")
+    assert add(library, tmp_path / "a.csv", tmp_path / "b.csv") == []
+    assert library.files == {"a.csv": 1, "b.csv": 1}
+    library.remove("a.csv")
+    assert [hit.text for hit in library.retriever.retrieve("wheat")] == ["Sheep are shorn."]
+
+
+def searchable(library):
+    return {hit.text for hit in library.retriever.retrieve("anything")} if library.files else set()
+
+
+def test_files_and_index_agree_whatever_fails(shelf, tmp_path, monkeypatch):
+    library, page = shelf.library("ann"), _Page(None, shelf)
+    for name in ("mine.txt", "more.txt"):
+        (tmp_path / name).write_text(f"Text of {name}")
+    add(library, tmp_path / "mine.txt")
+
+    def stops(*_, **__):
+        raise InputError("no more")
+
+    (tmp_path / "mine.txt").write_text("Newer text of mine.txt")
+    with pytest.raises(InputError, match="no more"):
+        library.add([tmp_path / "mine.txt", tmp_path / "more.txt"], stops)
+    assert library.files == {"mine.txt": 1}
+    assert searchable(library) == {"Text of mine.txt"}
+    add(library, tmp_path / "more.txt")
+    monkeypatch.setattr(library.retriever, "index", stops)
+    told = page.remove(library, "mine.txt")
+    assert "no more" in told[1]
+    assert library.files == {}
+    with pytest.raises(RerankitError):  # the private text of a file that was deleted is nowhere any more
         library.retriever.count()
 
 

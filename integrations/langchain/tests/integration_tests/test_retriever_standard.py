@@ -97,6 +97,9 @@ def test_more_than_fetch_k_and_filters(chroma):
     filtered = retriever.invoke(QUESTION, k=50, where={key: source[key]})
     assert filtered
     assert {item.metadata[key] for item in filtered} == {source[key]}
+    narrow = RerankitRetriever(retriever=chroma, reranker="none", where={key: source[key]})
+    assert narrow.invoke(QUESTION, where={key: {"$ne": source[key]}}) == []
+    assert narrow.invoke(QUESTION, k=50) == filtered
     with pytest.raises(InputError, match="k must be a whole number of at least 1"):
         retriever.invoke(QUESTION, k=0)
 

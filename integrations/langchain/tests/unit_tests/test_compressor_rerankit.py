@@ -23,7 +23,7 @@ from langchain_rerankit import RerankitCompressor, RerankitRunnable
 from pydantic import SecretStr, ValidationError
 
 import rerankit
-from rerankit import InputError, ModelError, Passage, PointwiseReranker, spec
+from rerankit import InputError, ModelError, Passage, PointwiseReranker, adapters, spec
 
 TEXTS = ["Sheep are shorn in spring.", "Leaf rust shows as orange pustules on wheat.", "Wheat is sown in autumn."]
 
@@ -353,6 +353,17 @@ def test_copies_and_pickles_load_the_model_again(monkeypatch):
             attempt(built)
         with pytest.raises(InputError, match="was built already"):
             attempt(built.as_runnable())
+
+
+async def test_a_model_is_loaded_off_the_event_loop(monkeypatch):
+    again, threads = pickle.loads(pickle.dumps(RerankitCompressor(reranker="lexical"))), []
+    load = adapters.load
+    monkeypatch.setattr(
+        adapters, "load", lambda *given, **more: threads.append(threading.get_ident()) or load(*given, **more)
+    )
+    assert await again.acompress_documents(documents(), "leaf rust")
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
 
 
 def test_a_wrapped_key_is_opened_and_never_written(monkeypatch):

@@ -124,9 +124,10 @@ class RerankitRerank(BaseNodePostprocessor):
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         nodes = list(nodes)  # the caller may go on with its own
+        reranker = await self._held.aget()
         with self._reported(nodes, query_bundle) as (query, results):
             if nodes:
-                ranking = await self._reranker.arank(
+                ranking = await reranker.arank(
                     query, self._passages(nodes), top_k=self.top_n, deadline_s=self.deadline_s
                 )
                 results += _in_new_order(nodes, ranking)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import dataclasses
 from typing import Any
@@ -94,7 +93,7 @@ class RerankitRanker:
 
     async def warm_up_async(self) -> None:
         """:meth:`warm_up` without blocking the event loop."""
-        await asyncio.to_thread(self._warm)
+        await self._held.aget()
 
     def to_dict(self) -> dict[str, Any]:
         """The component as a dictionary, without secrets.
@@ -144,9 +143,7 @@ class RerankitRanker:
     ) -> dict[str, list[Document]]:
         """:meth:`run` without blocking the event loop."""
         documents = list(documents)  # the caller may go on with its own
-        if not self._held.is_loaded:
-            await self.warm_up_async()
-        ranking = await self._warm().arank(
+        ranking = await (await self._held.aget()).arank(
             query, self._passages(documents), top_k=self.top_k if top_k is None else top_k, deadline_s=self.deadline_s
         )
         return {"documents": _in_new_order(documents, ranking)}
