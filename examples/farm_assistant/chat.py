@@ -3,12 +3,14 @@
 python chat.py                                            # the sample corpus, offline
 python chat.py --llm http://localhost:11434/v1#qwen3:8b leaflets/*.pdf
 
-/up and /down judge the last answer, /wrong TEXT corrects it, /new begins anew, /forget deletes everything, /quit ends.
+/up and /down judge the last answer, /wrong TEXT corrects it, /export FILE writes what was judged, /new begins anew,
+/forget deletes everything, /quit ends.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import uuid
 
@@ -44,19 +46,29 @@ def ask(assistant: Assistant, question: str, conversation: str) -> int:
     return 0
 
 
-def command(assistant: Assistant, line: str, last: int) -> None:
-    """A line that begins with a slash."""
+def command(assistant: Assistant, line: str, last: int) -> int:
+    """A line that begins with a slash; returns the id of the turn that can be judged next, 0 if there is none."""
     name, _, text = line.partition(" ")
-    if name in ("/up", "/down"):
-        assistant.feedback(last, user=USER, helpful=name == "/up")
-    elif name == "/wrong":
-        assistant.feedback(last, user=USER, helpful=False, correction=text)
+    if name in ("/up", "/down", "/wrong"):
+        print(judge(assistant, name, text, last))
     elif name == "/export":
-        print(f"{export_feedback(assistant.memory, text or 'feedback.jsonl')} lines")
+        print(f"{export_feedback(assistant.memory, os.path.expanduser(text or 'feedback.jsonl'))} lines")
     elif name == "/forget":
         print(f"{assistant.memory.forget(USER)} turns deleted")
+        return 0
     elif name != "/new":
         print("Commands: /up /down /wrong TEXT /export FILE /new /forget /quit")
+    return last
+
+
+def judge(assistant: Assistant, name: str, text: str, last: int) -> str:
+    """Keep what is thought of the last answer; returns what to say to that."""
+    if not last:
+        return "There is no answer to judge yet"
+    if name == "/wrong" and not text:
+        return "What is right? Say it behind the command: /wrong TEXT"
+    assistant.feedback(last, user=USER, helpful=name == "/up", correction=text if name == "/wrong" else "")
+    return "Noted"
 
 
 def talk(assistant: Assistant) -> None:
@@ -79,7 +91,7 @@ def talk(assistant: Assistant) -> None:
             if line == "/new":
                 conversation = uuid.uuid4().hex
             if line.startswith("/"):
-                command(assistant, line, last)
+                last = command(assistant, line, last)
             elif line:
                 last = ask(assistant, line, conversation)
         except (RerankitError, OSError) as error:

@@ -20,6 +20,10 @@ from rerankit.models.openvino_import import import_openvino
 QUANTIZATION_GROUP = 32
 """Activations that share one scale in int8: the smallest groups are the most exact."""
 
+_FIRST, _BEGUN = threading.Lock(), threading.Event()
+"""OpenVINO's bindings set themselves up in a process's first inference. Of two threads that begin at the same time one
+may then hold the interpreter and wait for the other's set-up, which waits for the interpreter, for ever."""
+
 
 class OpenVinoBackend:
     """See :class:`rerankit.models.backends.Backend`."""
@@ -34,6 +38,14 @@ class OpenVinoBackend:
 
     def __call__(self, batch: Batch) -> NDArray[np.float32]:
         """One forward pass."""
+        if _BEGUN.is_set():
+            return self._infer(batch)
+        with _FIRST:
+            output = self._infer(batch)
+            _BEGUN.set()
+            return output
+
+    def _infer(self, batch: Batch) -> NDArray[np.float32]:
         feed = {name: part for name, part in zip(INPUTS, batch, strict=True) if name in self._inputs}
         request = self._request()
         try:
@@ -91,8 +103,10 @@ def available_cores() -> int:
 def _build(checkpoint: Checkpoint, task: Task, choice: Choice, scratch: Path) -> None:
     import openvino
 
-    path = scratch / "model.xml"
-    module = openvino_graph.build(checkpoint, task, path, int8=choice.dtype == "int8")
+    graph, module = openvino_graph.build(checkpoint, task)
     if module is not None:
-        exact = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        exact = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         check_same(checkpoint, module, OpenVinoBackend(exact))
+    if choice.dtype == "int8":
+        openvino_graph.store_int8(graph)
+    openvino.save_model(graph, scratch / "model.xml", compress_to_fp16=False)

@@ -179,7 +179,8 @@ class CausalEngine:
         from rerankit.models.prefix_cache import PrefixStore
 
         shared = self._shared(prompts, last, reserve)
-        return schedule([len(prompt) for prompt in prompts], shared, self._limits(last)), PrefixStore(shared.lengths)
+        sizes = [len(prompt) for prompt in prompts]
+        return schedule(sizes, shared, self._limits(last, max(sizes), reserve)), PrefixStore(shared.lengths)
 
     def _shared(self, prompts: Sequence[list[int]], last: int, reserve: int) -> Shared:
         """What the prompts share, where the model can take it from another prompt."""
@@ -189,12 +190,15 @@ class CausalEngine:
             return shared
         return Shared((0,), (NONE,) * len(prompts))
 
-    def _limits(self, last: int) -> Limits:
-        """The limits of a batch, tighter where logits of many positions would need the memory."""
-        if last == 1:
-            return self.limits
-        rows = max(1, self._most_logits // (last * self.model.config.get_text_config().vocab_size))
-        return Limits(self.limits.tokens, min(rows, self.limits.rows or rows))
+    def _limits(self, last: int, longest: int, reserve: int) -> Limits:
+        """The limits of a batch, tighter where logits of many positions or the replies' cache would need the memory."""
+        rows = self.limits.rows
+        if reserve and rows is None:
+            rows = max(1, self._kept_tokens // (longest + reserve))
+        if last > 1:
+            most = max(1, self._most_logits // (last * self.model.config.get_text_config().vocab_size))
+            rows = min(most, rows or most)
+        return Limits(self.limits.tokens, rows)
 
     def _forward(self, batch: Batch, job: Job) -> Output:
         import torch
@@ -248,24 +252,41 @@ class CausalEngine:
         return Going(output.cache, output.mask, output.ids)
 
     def next(self, state: Going, rows: Sequence[int], tokens: Sequence[int]) -> tuple[Any, Going]:
-        """Logits ``[rows, 1, vocabulary]`` after one more token each, for the rows that go on."""
+        """Logits ``[rows, 1, vocabulary]`` after one more token each, for the rows that go on.
+
+        Raises:
+            ModelError: the memory does not suffice for replies of that length.
+        """
         import torch
 
-        with self.lock, torch.inference_mode():
-            self.check_open()
-            cache, mask, known = state
-            if known:
-                known = tuple([*known[row], token] for row, token in zip(rows, tokens, strict=True))
-                if cache is None or len(known[0]) - 1 == self.switch:
-                    return self._anew(known, cache is not None)
-            if len(rows) < len(mask):
-                index = torch.tensor(list(rows), device=self.device)
-                mask = mask[index]
-                cache.batch_select_indices(index)
-            mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-            ids = torch.tensor(tokens, device=self.device)[:, None]
-            output = self.step(ids, mask, cache)
-            return output.logits, Going(output.past_key_values, mask, known)
+        try:
+            with self.lock, torch.inference_mode():
+                self.check_open()
+                return self._next(state, rows, tokens)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"Not enough memory for {len(rows)} replies at a time. Lower max_tokens, batch_tokens or batch_size"
+            ) from error
+
+    def _next(self, state: Going, rows: Sequence[int], tokens: Sequence[int]) -> tuple[Any, Going]:
+        """See :meth:`next`; the lock is held."""
+        import torch
+
+        cache, mask, known = state
+        if known:
+            known = tuple([*known[row], token] for row, token in zip(rows, tokens, strict=True))
+            if cache is None or len(known[0]) - 1 == self.switch:
+                return self._anew(known, cache is not None)
+        if len(rows) < len(mask):
+            index = torch.tensor(list(rows), device=self.device)
+            mask = mask[index]
+            cache.batch_select_indices(index)
+        mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+        ids = torch.tensor(tokens, device=self.device)[:, None]
+        output = self.step(ids, mask, cache)
+        return output.logits, Going(output.past_key_values, mask, known)
 
     def _anew(self, known: tuple[list[int], ...], keep: bool) -> tuple[Any, Going]:
         """Logits ``[rows, 1, vocabulary]`` after all tokens so far, computed from the first on.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import math
 import os
@@ -288,24 +289,27 @@ class ChatLM:
     ) -> tuple[Reply, dict[str, Any]]:
         """The answer to a request, put in the words that this server understands: read, and to be kept."""
         work.meter.llm_calls += 1
+        guesses: dict[str, Any] = {}
         while True:
-            said = self._said(body, whole=whole)
+            said = self._said(body, guesses, whole=whole)
             try:
                 reply, data = await self._endpoint.post(
                     _PATH, said, lambda data: (read(data), wire.essence(data)), deadline_s
                 )
             except BackendError as error:
-                if not self._learn(error, said) or self._said(body, whole=whole) == said:
+                guesses |= (guess := self._guess(error, said))
+                if not guess or self._said(body, guesses, whole=whole) == said:
                     raise
             else:
+                self._habits.keep(guesses)
                 self._count(reply, work)
                 return reply, data
 
-    def _said(self, body: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
-        return {**self._habits.spoken(body, whole=whole), **self._extra}
+    def _said(self, body: Mapping[str, Any], guesses: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
+        return {**dataclasses.replace(self._habits, **guesses).spoken(body, whole=whole), **self._extra}
 
-    def _learn(self, error: BackendError, said: Mapping[str, Any]) -> bool:
-        return self._habits.learn(error, {name: value for name, value in said.items() if name not in self._extra})
+    def _guess(self, error: BackendError, said: Mapping[str, Any]) -> dict[str, Any]:
+        return self._habits.guess(error, {name: value for name, value in said.items() if name not in self._extra})
 
     def _count(self, reply: Reply, work: Work) -> None:
         work.meter.input_tokens += reply.input_tokens
@@ -336,15 +340,19 @@ class ChatLM:
             await asyncio.to_thread(self._cache.put, key, data)
 
     async def _deltas(self, body: Mapping[str, Any], deadline_s: float | None) -> AsyncIterator[str | Completion]:
+        guesses: dict[str, Any] = {}
         while True:
-            said = self._said(body)
+            said = self._said(body, guesses)
             try:
                 async for item in self._streamed(said, deadline_s):
+                    self._habits.keep(guesses)
+                    guesses = {}
                     yield item
                 return
             except BackendError as error:
                 # a refusal comes before the first piece
-                if not self._learn(error, said) or self._said(body) == said:
+                guesses |= (guess := self._guess(error, said))
+                if not guess or self._said(body, guesses) == said:
                     raise
 
     async def _streamed(self, said: Mapping[str, Any], deadline_s: float | None) -> AsyncIterator[str | Completion]:

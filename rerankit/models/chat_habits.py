@@ -59,19 +59,26 @@ class Habits:
         if self.label_tokens and not whole:
             said["max_tokens"] = min(said["max_tokens"], self.label_tokens)
 
-    def learn(self, error: BackendError, said: Mapping[str, Any]) -> bool:
-        """Take note of what the server refused in ``said``; whether it can be left out or said differently."""
+    def guess(self, error: BackendError, said: Mapping[str, Any]) -> dict[str, Any]:
+        """The habits that would explain why the server refused ``said``; none where nothing can be said differently.
+
+        A refusal may also repeat words of the prompt: only a request that then succeeds shows that the guess is right.
+        """
         about = error.message.lower() if error.status in _REFUSED else ""
         if "max_tokens" in about and "max_completion_tokens" in about and "max_tokens" in said:
-            self.max_tokens_field = "max_completion_tokens"
-        elif "logprobs" in about and "logprobs" in said:
-            asked = said["top_logprobs"]
-            self.top_logprobs = min(self.top_logprobs, _FEWER_LOGPROBS if asked > _FEWER_LOGPROBS else 0)
-        elif "temperature" in about and said.get("temperature") == 0:
-            self.takes_zero_temperature = False
-        elif ("response_format" in about or "schema" in about) and "response_format" in said:
-            self.schema = "loose" if said["response_format"]["json_schema"]["strict"] else "none"
-        else:
-            return False
-        logger.info("%s From now on it is asked without that", error)
-        return True
+            return {"max_tokens_field": "max_completion_tokens"}
+        if "logprobs" in about and "logprobs" in said:
+            fewer = _FEWER_LOGPROBS if said["top_logprobs"] > _FEWER_LOGPROBS else 0
+            return {"top_logprobs": min(self.top_logprobs, fewer)}
+        if "temperature" in about and said.get("temperature") == 0:
+            return {"takes_zero_temperature": False}
+        if ("response_format" in about or "schema" in about) and "response_format" in said:
+            return {"schema": "loose" if said["response_format"]["json_schema"]["strict"] else "none"}
+        return {}
+
+    def keep(self, guesses: Mapping[str, Any]) -> None:
+        """Take over guesses that turned out right."""
+        if guesses:
+            logger.info("The server refuses a field; from now on it is asked with %s", dict(guesses))
+        for name, value in guesses.items():
+            setattr(self, name, value)

@@ -29,7 +29,7 @@ class Checkpoint:
     Attributes:
         folder: where the files are.
         name: what the user calls the model; the folder's name for a local path.
-        weights: safetensors files, or one ONNX file where there are none.
+        weights: safetensors files, or where there are none an ONNX graph and then the files that belong to it.
     """
 
     folder: Path
@@ -154,7 +154,7 @@ def _weights(folder: Path) -> tuple[Path, ...]:
         return tuple(preferred[:1])
     graphs = [folder / "model.onnx", folder / "onnx" / "model.onnx"]
     if ready := [path for path in graphs if path.is_file()]:
-        return (ready[0],)
+        return (ready[0], *sorted(ready[0].parent.glob("model.onnx?*")))  # large graphs keep their numbers beside them
     if pickles := [path for pattern in _PICKLES for path in sorted(folder.glob(pattern))]:
         raise ModelError(
             f"{pickles[0]} is a pickle, which can run any code when loaded, so it is refused. Use a revision of the "

@@ -23,11 +23,11 @@ from rerankit.errors import ModelError
 from rerankit.models.backends import Backend, ConversionError, Task
 from rerankit.models.batching import Batch
 from rerankit.models.checkpoint import Checkpoint
-from rerankit.models.files import cache_folder, readable_cache_folder, sha256_of
+from rerankit.models.files import cache_folder, readable_cache_folder, sha256_of, writing
 
 logger = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 """Raised whenever conversion changes what it writes."""
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -45,6 +45,9 @@ def converted(checkpoint: Checkpoint, task: Task, form: str, build: Callable[[Pa
         task: what the graph returns.
         form: names the kind of graph (``openvino``, ``onnx-int8``, ...).
         build: writes the graph's files into the folder it is given.
+
+    Raises:
+        StoreError: the files cannot be written.
     """
     key = _key(checkpoint, task, form)
     ready = readable_cache_folder("converted") / key
@@ -59,14 +62,16 @@ def converted(checkpoint: Checkpoint, task: Task, form: str, build: Callable[[Pa
             return target
         if target.exists():
             logger.warning("The converted model %s is damaged; making it again", target)
-        scratch = Path(tempfile.mkdtemp(prefix="building-", dir=root))
-        try:
-            build(scratch)
-            _write_manifest(scratch)
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(scratch, target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with writing(target):
+            scratch = Path(tempfile.mkdtemp(prefix="building-", dir=root))
+            try:
+                build(scratch)
+                _write_manifest(scratch)
+                shutil.copymode(root, scratch)  # mkdtemp's are for their owner alone
+                shutil.rmtree(target, ignore_errors=True)
+                os.replace(scratch, target)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
     return target
 
 

@@ -24,6 +24,7 @@ import httpx
 from rerankit.errors import BackendError, InputError
 from rerankit.models.retry import RetryPolicy, is_retryable, parse_retry_after
 from rerankit.models.sse import EventDecoder
+from rerankit.redaction import public_options
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +91,8 @@ class Endpoint:
         self.url = str(url.copy_with(userinfo=b"")).rstrip("/")
         self.retry = retry or RetryPolicy()
         self._auth = (url.username, url.password) if url.userinfo else None
-        self._secrets = [secret for secret in (api_key.strip(), url.password) if secret]
         self._headers = _checked_headers(api_key.strip(), headers or {})
+        self._secrets = [secret for secret in (api_key.strip(), url.password, *_keys_in(headers or {})) if secret]
         self._timeout = httpx.Timeout(timeout_s, connect=connect_timeout_s, pool=None)
         self._deadline_s, self._max_concurrency, self._max_bytes = deadline_s, max_concurrency, max_response_bytes
         self._client: tuple[asyncio.AbstractEventLoop, httpx.AsyncClient] | None = None
@@ -321,9 +322,19 @@ def _checked_url(base_url: str) -> httpx.URL:
 def _checked_headers(api_key: str, headers: Mapping[str, str]) -> dict[str, str]:
     if not (api_key.isascii() and (not api_key or api_key.isprintable())):
         raise InputError("The API key holds characters that no HTTP header can carry")
+    for name, value in headers.items():
+        if not isinstance(value, str) or not value.isascii() or not value.isprintable() or value != value.strip():
+            raise InputError(f"The header {name!r} holds something that no HTTP header can carry, such as a line break")
     # identity: a small compressed body cannot unfold into gigabytes
     plain = {"Accept-Encoding": "identity", "Content-Type": "application/json", "User-Agent": "rerankit"}
     return {**plain, **({"Authorization": f"Bearer {api_key}"} if api_key else {}), **headers}
+
+
+def _keys_in(headers: Mapping[str, str]) -> list[str]:
+    """What is secret in headers, without ``Bearer`` before it; other headers may say what a reply may say too."""
+    public = public_options(headers)
+    keys = [value.rpartition(" ")[2] for name, value in headers.items() if name not in public]
+    return [key for key in keys if len(key) >= LEAST_SECRET]
 
 
 def is_local(host: str) -> bool:

@@ -5,7 +5,6 @@ The front ends are called directly: ``openvino.convert_model`` reports each conv
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,8 @@ SMALLEST = 128 * 128
 """Weights with fewer numbers than this are left alone."""
 
 
-def build(checkpoint: Checkpoint, task: Task, path: Path, *, int8: bool) -> Any:
-    """Write the graph of a checkpoint to ``path``; returns the torch module it came from, None for ONNX weights.
+def build(checkpoint: Checkpoint, task: Task) -> tuple[Any, Any]:
+    """The exact graph of a checkpoint, and the torch module it came from, None for ONNX weights.
 
     Raises:
         ConversionError: the model's code cannot be traced.
@@ -28,16 +27,11 @@ def build(checkpoint: Checkpoint, task: Task, path: Path, *, int8: bool) -> Any:
     import openvino
 
     if checkpoint.is_onnx:
-        module, graph = None, openvino.Core().read_model(checkpoint.weights[0])
-    else:
-        from rerankit.models.backend_torch import inference_module
+        return openvino.Core().read_model(checkpoint.weights[0]), None
+    from rerankit.models.backend_torch import inference_module
 
-        module = inference_module(checkpoint, task, "float32")
-        graph = _trace(checkpoint, module)
-    if int8:
-        _store_int8(graph)
-    openvino.save_model(graph, path, compress_to_fp16=False)
-    return None if int8 else module
+    module = inference_module(checkpoint, task, "float32")
+    return _trace(checkpoint, module), module
 
 
 def _trace(checkpoint: Checkpoint, module: Any) -> Any:
@@ -62,7 +56,7 @@ def _trace(checkpoint: Checkpoint, module: Any) -> Any:
         raise ConversionError(f"{checkpoint.name!r} cannot be converted for OpenVINO: {error}") from error
 
 
-def _store_int8(graph: Any) -> None:
+def store_int8(graph: Any) -> None:
     """Matrix weights to int8, one scale per output channel; the runtime quantises activations as they come."""
     from openvino import opset13 as ops
 

@@ -108,19 +108,16 @@ class _Engine(CausalEngine):
         """A prompt with more of the reply."""
         return _Entry(entry.prompt, entry.reply + ids)
 
-    def next(self, state: Going, rows: Sequence[int], tokens: Sequence[int]) -> tuple[Any, Going]:
-        """Logits ``[rows, 1, vocabulary]`` after one more token each, for the rows that go on."""
+    def _next(self, state: Going, rows: Sequence[int], tokens: Sequence[int]) -> tuple[Any, Going]:
         import torch
 
-        with self.lock, torch.inference_mode():
-            self.check_open()
-            states, mask, cache = state.cache
-            if len(rows) < len(mask):
-                index = torch.tensor(list(rows), device=self.device)
-                states, mask = states[index], mask[index]
-                cache.batch_select_indices(index)
-            output = self._decode(states, mask, torch.tensor(tokens, device=self.device)[:, None], cache, True)
-            return output.logits, Going(_Encoded(states, mask, output.past_key_values), mask)
+        states, mask, cache = state.cache
+        if len(rows) < len(mask):
+            index = torch.tensor(list(rows), device=self.device)
+            states, mask = states[index], mask[index]
+            cache.batch_select_indices(index)
+        output = self._decode(states, mask, torch.tensor(tokens, device=self.device)[:, None], cache, True)
+        return output.logits, Going(_Encoded(states, mask, output.past_key_values), mask)
 
     def _plan(self, prompts: Sequence[Any], last: int, reserve: int) -> tuple[list[Batch], PrefixStore]:
         """Batches of one decoder length each; an encoder reads both ways, so nothing can be shared."""
@@ -132,7 +129,8 @@ class _Engine(CausalEngine):
         batches: list[Batch] = []
         for rows in by_length.values():
             alone = Shared((0,), (NONE,) * len(rows))
-            part = schedule([len(prompts[i].prompt) for i in rows], alone, self._limits(last))
+            sizes = [len(prompts[i].prompt) for i in rows]
+            part = schedule(sizes, alone, self._limits(last, max(sizes), reserve))
             batches += [Batch(tuple(rows[i] for i in batch.rows), batch.past, {}) for batch in part]
         return batches, PrefixStore((0,))
 

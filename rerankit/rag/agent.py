@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import textwrap
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
@@ -30,7 +31,7 @@ from rerankit.rag.answer import Answer, Generator
 from rerankit.rag.aspects import covering, split
 from rerankit.rag.claims import FLOOR, check_claims, doubts, marked
 from rerankit.rag.context import PackOptions, pack
-from rerankit.rag.conversation import condense
+from rerankit.rag.conversation import condense, dangling
 from rerankit.rag.events import Delta, Packed, Reranked
 from rerankit.rag.extractive import ExtractiveGenerator
 from rerankit.rag.feedback_prior import FeedbackPrior
@@ -46,6 +47,8 @@ from rerankit.types import Usage
 __all__ = ["Assistant"]
 
 logger = logging.getLogger(__name__)
+
+_LONGEST_NOTE = 500  # characters of the questions that are left out
 
 
 class Assistant:
@@ -68,10 +71,11 @@ class Assistant:
         fetch_k: candidates per search.
         top_k: passages that an answer rests on at most.
         attempts: searches per aspect at most, the first one included.
-        max_aspects: separate questions in one message that are searched for one by one; 1 never splits.
+        max_aspects: separate questions in one message that are searched for one by one, the others being named in
+            ``Turn.notes``; 1 never splits.
         feedback_weight: how far thumbs move passages, see :class:`~rerankit.rag.feedback_prior.FeedbackPrior`; 0 is
             off.
-        ask_back: whether to ask back when a question is too general.
+        ask_back: whether to ask back when a question is too general, or a pronoun in it refers to nothing.
         claim_floor: lowest match of a generated sentence with its source, from 0 to 1.
         max_question: longest message, in characters.
         **packing: as for :class:`~rerankit.rag.pipeline.RagPipeline`.
@@ -232,7 +236,10 @@ class Assistant:
                 run.aspects = [Aspect(text) for text in texts]
                 return
         run.standalone = condense(run.question, run.history, self.embedder)
-        run.aspects = [Aspect(text) for text in split(run.standalone, self.max_aspects)]
+        texts = split(run.standalone) if self.max_aspects > 1 else [run.standalone]
+        run.aspects = [Aspect(text) for text in texts[: self.max_aspects]]
+        if left := textwrap.shorten(" ".join(texts[self.max_aspects :]), _LONGEST_NOTE, placeholder=" ..."):
+            run.notes.append(f"{self.max_aspects} of {len(texts)} questions were looked up. Ask again: {left}")
 
     def _gather(self, run: Run) -> Iterator[AgentEvent]:
         """Search for every aspect, and again in other words for those that are not answered, within the budget."""
@@ -290,6 +297,8 @@ class Assistant:
         asked = [aspect.decision.text for aspect in run.aspects if aspect.decision.tool == "ask_back"]
         if asked and not any(aspect.sufficient for aspect in run.aspects):
             return asked[0]
+        if self.planner is None and not run.history and (pronoun := dangling(run.question)):
+            return f'What does "{pronoun}" mean here?'
         return question_back(options(run.standalone, run.context))
 
     def _write(self, run: Run) -> Iterator[Delta]:

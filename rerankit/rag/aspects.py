@@ -32,8 +32,8 @@ _ASKED = re.compile(
 _GIVEN = re.compile(r"\b(?:i|we|you|the)\b", re.IGNORECASE)
 
 
-def split(question: str, most: int = 3) -> list[str]:
-    """The separate questions in ``question``, each with the sentences that lead to it; at least one, at most ``most``.
+def split(question: str) -> list[str]:
+    """The separate questions in ``question``, each once and with the sentences that lead to it; at least one.
 
     "How deep do I sow wheat, and how often?" gives "How deep do I sow wheat" and "how often? (deep sow wheat)".
     "What is lime for?" is complete and stays as it is.
@@ -42,11 +42,11 @@ def split(question: str, most: int = 3) -> list[str]:
     spans = [" ".join(question[start:end].split()) for start, end in sentences(question)]
     lead = " ".join(span for span in spans if not span.endswith("?"))
     asked = [clause for span in spans if span.endswith("?") for clause in _CLAUSE.split(span) if content_words(clause)]
-    if not 1 < len(asked) <= most:
+    if len(asked) < 2:
         return [question]
     first = " ".join(content_words(asked[0]))
     whole = [asked[0], *(clause if _complete(clause) else f"{clause} ({first})" for clause in asked[1:])]
-    return [f"{lead} {clause}".strip() for clause in whole]
+    return list(dict.fromkeys(f"{lead} {clause}".strip() for clause in whole))
 
 
 def _complete(clause: str) -> bool:

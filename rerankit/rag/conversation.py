@@ -1,9 +1,10 @@
 """Follow-ups made standalone by rules and the embedded model: what a language model does better, and this does free.
 
 Three kinds are told apart. "What about barley?" puts barley in the place of the nearest word of the last question.
-A question that begins with "and", has no content words, or a pronoun without anything to refer to, gets the topic of
-the last answer and the last question's words behind it; so does one of one or two content words, or with any pronoun,
-if the embedded model finds it to be about the same. Everything else stays as it is. The words known are English.
+A question that begins with "and", is "how often?" or the like, has no content words, or a pronoun without anything to
+refer to, gets the topic of the last answer and the last question's words behind it; so does one of one or two content
+words, or with any pronoun, if the embedded model finds it to be about the same. Everything else stays as it is. The
+words known are English.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from rerankit.models.protocols import Embedder
 from rerankit.rag.memory import Remembered
 from rerankit.rag.terms import is_function_word, terms
 
-__all__ = ["PRONOUN", "condense", "content_words"]
+__all__ = ["PRONOUN", "condense", "content_words", "dangling"]
 
 _WORD = re.compile(r"[^\W_]+(?:[-'\u2019][^\W_]+)*")
 _SWAP = re.compile(r"(?:and|but|or)?\s*(?:what|how)\s+about\s+(.+)|(?:and|but|or)\s+(.+)", re.IGNORECASE | re.DOTALL)
@@ -26,6 +27,13 @@ _ASKS = re.compile(
 _LEADING = re.compile(r"(?:(?:what|how)\s+about|on|in|for|with|at|by|of|the|a|an|my|our|to)\s+", re.IGNORECASE)
 PRONOUN = re.compile(r"\b(?:its?|they|them|their|these|those|this|that|s?he|her|him|his|ones?)\b", re.IGNORECASE)
 _CONJUNCTION = re.compile(r"\s*(?:and|but|or|then|so)\b", re.IGNORECASE)
+_HOW = re.compile(r"\s*(?:(?:and|but|or|then|so|for)\s+)?how\s+[^\W_]+\W*", re.IGNORECASE)
+_DANGLING = re.compile(
+    _ASKS.pattern + r"(?:(?!\b(?:and|or|but|so|if|when|while|that|what|which|who|than|as)\b)[^.,;:?!])*?"
+    r"\b(it\b(?!.*\bto\b)|they\b|them\b|s?he\b|him\b|(?:this|that|these|those)(?=\W*\Z))",
+    re.IGNORECASE,
+)
+"""A question whose first clause has a pronoun. Not "is it best to ...", nor "this wheat", which refer to nothing."""
 _ADDED = re.compile(r" \([^()]*\)$")
 _PLACE = re.compile(r"\b(?:on|in|for|with|at|by|into|under|after|before)\s+(?:(?:the|a|an|my|our)\s+)?", re.IGNORECASE)
 _AFTER_PLACE = re.compile(_PLACE.pattern + r"\Z", re.IGNORECASE)
@@ -48,9 +56,18 @@ def condense(question: str, history: Sequence[Remembered], embedder: Embedder) -
     swap = _SWAP.fullmatch(question.strip())
     if swap and not _ASKS.match(_stripped(found := swap[1] or swap[2])):
         return _swapped(before, found, embedder)
+    if _is_bare(question):
+        named = (turn for turn in reversed(history) if turn.kind == "answer" and not _is_bare(turn.question))
+        return f"{question} ({_topic(question, next(named, last))})"
     if _continues(question, last, before, embedder):
-        return f"{question} ({_topic(question, last, before)})"
+        return f"{question} ({_topic(question, last)})"
     return question
+
+
+def dangling(question: str) -> str:
+    """The pronoun of a short question in which nothing is named that it could refer to; empty if there is none."""
+    found = _DANGLING.match(question)
+    return found[1] if found and len(content_words(question)) <= _SHORT else ""
 
 
 def content_words(text: str) -> list[str]:
@@ -59,9 +76,14 @@ def content_words(text: str) -> list[str]:
     return [word for word in words if not is_function_word(word) and word.casefold() not in _VAGUE]
 
 
+def _is_bare(question: str) -> bool:
+    """Whether a question is about nothing by itself: "Why?", "How often?"."""
+    return not content_words(question) or bool(_HOW.fullmatch(question))
+
+
 def _continues(question: str, last: Remembered, before: str, embedder: Embedder) -> bool:
     words, pronoun = content_words(question), PRONOUN.search(question)
-    if not words or _CONJUNCTION.match(question):
+    if _CONJUNCTION.match(question):
         return True
     if pronoun and len(content_words(question[: pronoun.start()])) <= _SHORT:
         return True
@@ -71,8 +93,9 @@ def _continues(question: str, last: Remembered, before: str, embedder: Embedder)
     return float(asked @ earlier) >= _SAME_TOPIC
 
 
-def _topic(question: str, last: Remembered, before: str) -> str:
+def _topic(question: str, last: Remembered) -> str:
     """The title of what the last answer rests on, and the content words of the last question, none twice."""
+    before = _ADDED.sub("", last.standalone)
     known, kept = set(terms(question)), []
     for word in [*_WORD.findall(last.topic), *content_words(before)]:
         if not known.issuperset(found := terms(word)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 from rerankit.errors import InputError, require
 from rerankit.rerankers.prepare import clean
 
-__all__ = ["Problem", "Section", "decode", "read_html", "read_markdown", "read_pdf", "read_text"]
+__all__ = ["UTF_16_MARKS", "Problem", "Section", "decode", "read_html", "read_markdown", "read_pdf", "read_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Problem:
         return f"{place}: {self.reason}{'; skipped' if self.skipped else ''}"
 
 
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _BINARY = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(\S.*)$")
 _FENCE = re.compile(r"^ {0,3}(?:```|~~~)")
@@ -71,7 +73,7 @@ def decode(data: bytes) -> tuple[str, str]:
     Raises:
         InputError: the bytes are no text.
     """
-    marked = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    marked = data.startswith(UTF_16_MARKS)
     for encoding in ("utf-16",) if marked else ("utf-8-sig", "cp1252", "latin-1"):
         try:
             text = data.decode(encoding)
@@ -223,8 +225,17 @@ def _breaks(name: str) -> tuple[str, str]:
 
 
 def read_pdf(data: bytes, source: str) -> Iterator[Section | Problem]:
-    """A PDF page by page; ``start`` counts from the beginning of the page, which is in the metadata."""
+    """A PDF page by page; ``start`` counts from the beginning of the page, which is in the metadata.
+
+    Raises:
+        InputError: it is no PDF, is encrypted, or has no text.
+    """
     pypdf = require("pypdf", extra="files", purpose="Reading PDF files")
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # its lines do not say which file they are about
+    if not data:
+        return
+    if b"%PDF-" not in data[:1024]:
+        raise InputError("this is no PDF, whatever its name; rename it after what it is, or get it again")
     reader = pypdf.PdfReader(io.BytesIO(data))
     if reader.is_encrypted and not reader.decrypt(""):
         raise InputError("the PDF is encrypted; remove its password first")

@@ -115,7 +115,10 @@ def export_feedback(memory: Memory, path: str | Path, *, form: Form = "lists") -
         raise InputError(f"Feedback is exported as {' or '.join(get_args(Form))}, not {form!r}")
     rows = list(_lists(memory.votes()) if form == "lists" else _events(memory.votes()))
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    _replace(Path(path), text.encode("utf-8", "backslashreplace"))  # a lone surrogate becomes JSON's escape of it
+    try:
+        _replace(Path(path), text.encode("utf-8", "backslashreplace"))  # a lone surrogate becomes JSON's escape of it
+    except OSError as error:  # which may name the partial file, of which nobody knows
+        raise OSError(error.errno, error.strerror, str(path)) from error
     return len(rows)
 
 

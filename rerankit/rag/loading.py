@@ -10,6 +10,7 @@ import glob
 import itertools
 import logging
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -48,6 +49,8 @@ FORMATS = (*_DOCUMENTS, *_ROWS)
 
 DEFAULT_CHUNKING = Chunking()
 MAX_BYTES = 64 * 1024 * 1024
+_UNUSABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]|\\(?=[xu][0-9a-f]{2})")
+"""What no id may hold, and a backslash that would look like the escape of it."""
 _LONGEST_TITLE = 300  # characters: each passage holds a copy, so that a heading of a megabyte would become gigabytes
 
 
@@ -171,7 +174,12 @@ def _log(problem: Problem) -> None:
 
 
 def _relative(path: Path, base: Path) -> str:
-    return path.relative_to(base).as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
+    """The name of a file in ids: of no two files the same, and without what an id may not hold."""
+    return _UNUSABLE.sub(lambda found: _escape(ord(found[0])), path.relative_to(base).as_posix())
+
+
+def _escape(code: int) -> str:
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
 def _expand(root: str | Path, report: Callable[[Problem], None]) -> tuple[Path, Iterable[Path]]:

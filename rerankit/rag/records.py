@@ -14,10 +14,21 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from rerankit.errors import InputError
 from rerankit.rerankers.prepare import clean
 from rerankit.types import Passage
 
-__all__ = ["DISTANCE", "EMBEDDER", "HASH", "STAMP", "content_hash", "embedded_text", "from_record", "to_metadata"]
+__all__ = [
+    "DISTANCE",
+    "EMBEDDER",
+    "HASH",
+    "STAMP",
+    "content_hash",
+    "embedded_text",
+    "from_record",
+    "is_too_deep",
+    "to_metadata",
+]
 
 _Container = TypeVar("_Container", list[Any], dict[str, Any])
 
@@ -29,6 +40,9 @@ DISTANCE = _OURS + "distance"
 _TITLE = _OURS + "title"
 _JSON = _OURS + "json"
 _LISTS = _OURS + "lists"
+_MOST_VALUES = 1000
+"""Of one record. Chroma writes each as several of SQLite's 32,766 variables; one record with more ruins the store."""
+_MOST_LEVELS = 64
 
 
 def embedded_text(passage: Passage) -> str:
@@ -46,14 +60,28 @@ def content_hash(passage: Passage, metadata: Mapping[str, Any]) -> str:
 
 
 def to_metadata(passage: Passage) -> dict[str, Any]:
-    """Metadata that Chroma accepts. What it cannot hold (None, nested or mixed values) travels as JSON."""
+    """Metadata that Chroma accepts.
+
+    What it cannot hold (None, nested or mixed values, more than 1,000 values in all, of which each item of a list is
+    one) travels as JSON: it comes back, but no filter finds it.
+
+    Raises:
+        InputError: a value is nested too deeply.
+    """
     kept: dict[str, Any] = {}
     rest: dict[str, Any] = {}
+    room = _MOST_VALUES
     for key, value in passage.metadata.items():
+        if is_too_deep(value):
+            raise InputError(f"Passage {passage.id!r}: its metadata {key!r:.80} are nested too deeply; flatten them")
         name, plain = clean(str(key)), _plain(value)
         if name.startswith(_OURS):
             continue
-        (kept if _fits(name, plain) else rest)[name] = plain
+        size = len(plain) if isinstance(plain, list) else 1
+        if size <= room and _fits(name, plain):
+            kept[name], room = plain, room - size
+        else:
+            rest[name] = plain
     if lists := sorted(name for name, value in kept.items() if isinstance(value, list)):
         kept[_LISTS] = json.dumps(lists)
     if rest:
@@ -95,6 +123,14 @@ def _parsed(text: object, kind: type[_Container]) -> _Container:
     except (ValueError, RecursionError):
         value = None
     return value if isinstance(value, kind) else kind()
+
+
+def is_too_deep(value: object, levels: int = _MOST_LEVELS) -> bool:
+    """Whether lists and dicts are nested in more than ``levels`` levels: what walks over them is recursive."""
+    if not isinstance(value, (dict, list, tuple)):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(is_too_deep(item, levels - 1) for item in items)
 
 
 def _plain(value: Any) -> Any:

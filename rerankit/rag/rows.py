@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rerankit.errors import InputError
-from rerankit.rag.documents import Problem, Section
+from rerankit.rag.documents import UTF_16_MARKS, Problem, Section
+from rerankit.rag.records import is_too_deep
 from rerankit.rerankers.prepare import clean
 
 __all__ = ["read_csv", "read_jsonl"]
@@ -36,11 +37,17 @@ def read_jsonl(path: Path, source: str, max_bytes: int, text_column: str | None)
 
 
 def _lines(path: Path, max_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines; of one that is too long only the head, one byte longer than allowed, is kept in memory."""
+    """Numbered lines; of one that is too long only the head, one byte longer than allowed, is kept in memory.
+
+    Raises:
+        InputError: the file is UTF-16, whose lines cannot be told apart by bytes.
+    """
     with path.open("rb") as file:
         for number in itertools.count(1):
             if not (line := file.readline(max_bytes + 1)):
                 return
+            if number == 1 and line.startswith(UTF_16_MARKS):
+                raise InputError("the file is UTF-16; save it as UTF-8")
             rest = line
             while len(line) > max_bytes and rest and not rest.endswith(b"\n"):
                 rest = file.readline(1 << 20)
@@ -57,9 +64,11 @@ def _json_row(line: bytes, number: int, max_bytes: int, text_column: str | None)
     except RecursionError as error:
         raise InputError("the JSON is nested too deeply") from error
     except ValueError as error:
-        raise InputError(f"invalid JSON ({error})") from error
+        raise InputError(f"invalid JSON ({error}); each line must be one JSON object") from error
     if not isinstance(row, dict):
         raise InputError(f"a line must hold a JSON object, got {type(row).__name__}")
+    if is_too_deep(row):
+        raise InputError("the JSON is nested too deeply")
     key = text_column or _first(_TEXTS, row)
     if key not in row:
         raise InputError(f"no text: expected one of the keys {', '.join((text_column,) if text_column else _TEXTS)}")

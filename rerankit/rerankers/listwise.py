@@ -220,6 +220,11 @@ def _chosen(model: str, template: str | Template | None, method: Method | None) 
             f"The template {chosen.name!r} asks for {chosen.read or 'nothing known'!r}, which method={method!r} cannot "
             f"use; leave one of the two away"
         )
+    if chosen.labels and chosen.read in ("worst", "scores"):
+        raise SpecError(
+            f"The template {chosen.name!r} has labels, whose likelihoods order passages best first, but asks for "
+            f"{chosen.read!r}; leave its labels away, or give it read='labels' and ask for the best"
+        )
     return chosen, method
 
 

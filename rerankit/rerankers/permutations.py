@@ -99,12 +99,14 @@ def read_identifiers(said: str, identifiers: Sequence[str], answer: str = "") ->
         identifiers: what the passages were called, in the order they were shown: numbers or single letters.
         answer: regular expression whose first group is the answer; ``<answer>`` tags are known without.
     """
-    text = _plain(_LIST_MARK.sub("", _answer(said, answer)))
+    answered = _answer(said, answer)
+    text = _plain(_LIST_MARK.sub("", answered))
+    affirmed = text if _LIST_MARK.search(answered) else _plain(_affirmed(answered))  # numbered lines say their order
     one = r"[0-9]{1,9}" if identifiers and identifiers[0].isdecimal() else r"[A-Za-z]"
     places = {name: place for place, name in enumerate(identifiers)}
     named: list[int] = []
     dropped = 0
-    for token in _listed(text, one):
+    for token in _listed(text, affirmed, one):
         place = places.get(token.upper() if token.isalpha() else str(int(token)))
         if place is None or place in named:
             dropped += 1
@@ -113,7 +115,19 @@ def read_identifiers(said: str, identifiers: Sequence[str], answer: str = "") ->
     return Reading(tuple(named), dropped)
 
 
-def _listed(text: str, one: str) -> list[str]:
+_NEGATION = re.compile(r"\b(?:not|neither|none|no)\b|n['\u2019]t\b", re.IGNORECASE)
+_CLAUSE_END = re.compile(
+    r"[.;!?](?=\s)|\n|,\s(?=not\b)|\s(?:but|while|whereas|because|since|although|though|however|except)\s",
+    re.IGNORECASE,
+)
+
+
+def _affirmed(text: str) -> str:
+    """A text without the clauses that negate something: what they name is not the answer."""
+    return " ".join(clause for clause in _CLAUSE_END.split(text) if not _NEGATION.search(clause))
+
+
+def _listed(text: str, affirmed: str, one: str) -> list[str]:
     """Identifiers as they are written, by the most telling form that occurs."""
     bare = rf"(?<![\w.]){one}(?![\w.]\w|\w)"
     item = rf"{_WORD}(?:\[\s*{one}\s*\]|{bare})"
@@ -125,7 +139,7 @@ def _listed(text: str, one: str) -> list[str]:
         return _tokens(_longest(lists, one), one)
     if refuses(text):
         return []
-    if bracketed := re.findall(rf"\[\s*({one})\s*\]", text):
+    if bracketed := re.findall(rf"\[\s*({one})\s*\]", affirmed):
         return bracketed
     noun = rf"(?:passage|document|doc)\s+{one}(?!\w)"
     nouns = rf"(?i:{noun}(?:(?:\s*[,;]|\s*\.\.\.)+\s*{noun})+)"
@@ -134,7 +148,7 @@ def _listed(text: str, one: str) -> list[str]:
     alone = rf"(?i:\W*(?:(?:ranking|answer|order)\s*:\s*)?{item}(?:[\s,;.]+{item})*\W*)"
     if re.fullmatch(alone, text):
         return _tokens(text, one)
-    if re.search(r"\b(?i:not|neither|none|no)\b|n't\b", text):
+    if _NEGATION.search(text):
         return []
     mentioned = set(re.findall(rf"(?i:\b(?:passage|document|doc)\s+)({one})(?!\w)", text))
     return list(mentioned) if len(mentioned) == 1 else []

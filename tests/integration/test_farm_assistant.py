@@ -85,3 +85,18 @@ def test_input_that_is_no_text_ends_in_one_line(monkeypatch):
     with pytest.raises(SystemExit) as ended:
         importlib.import_module("chat").main()
     assert ended.value.code == "Error: The input is not utf-8 text"
+
+
+def test_judging_and_exporting_on_the_command_line_say_what_they_did(folder, monkeypatch, capsys):
+    lines = ["/up", "/wrong", "How deep is wheat sown?", "/wrong", "/wrong 4 cm", "/up", "/export ~/out.jsonl",
+             "/export no/folder.jsonl", "/forget", "/down"]  # fmt: skip
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setattr(sys, "argv", ["chat", "wheat.txt", "--rerank", "lexical"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+    importlib.import_module("chat").main()
+    out, err = capsys.readouterr()
+    assert out.count("There is no answer to judge yet") == 3
+    assert out.count("/wrong TEXT") == 1
+    assert out.count("Noted") == 2
+    assert "4 cm" in (folder / "out.jsonl").read_text()
+    assert "'no/folder.jsonl'" in err

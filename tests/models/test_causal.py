@@ -259,6 +259,38 @@ def test_memory_that_does_not_suffice_halves_the_batch(models):
         lm.label_logprobs(PAIRS, "AB")
 
 
+def saved(tmp_path, kind):
+    return tiny_lm.save_seq2seq(tmp_path / kind, kind) if kind == "t5" else tiny_lm.save_lm(tmp_path / kind, kind)
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_rows_of_a_batch_leave_memory_for_their_replies(tmp_path, kind):
+    folder, rows = saved(tmp_path, kind), []
+    for lm in (language_model(str(folder)), language_model(str(folder), batch_size=60)):
+        lm.model.register_forward_pre_hook(
+            lambda _, args, kwargs: rows.append(len(kwargs["attention_mask"])), with_kwargs=True
+        )
+        lm.generate_many([f"milk {i}" for i in range(60)], max_tokens=2000, deadline_s=1e-9)
+    *bounded, own = rows
+    assert sum(bounded) == own == 60  # a batch size of the user's own stays
+    assert 1 < max(bounded) <= 8  # 16384 tokens of keys and values
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_replies_that_outgrow_the_memory_say_what_to_lower(tmp_path, kind):
+    lm, calls = language_model(str(saved(tmp_path, kind))), []
+    lm.end_ids = frozenset()
+
+    def full(_, args, kwargs):
+        calls.append(1)
+        if len(calls) > 3:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    lm.model.register_forward_pre_hook(full, with_kwargs=True)
+    with pytest.raises(ModelError, match="max_tokens, batch_tokens"):
+        lm.generate_many(["milk"] * 4, max_tokens=20)
+
+
 def test_numbers_that_are_not_finite_are_refused(models):
     lm = LocalLM(models["llama"])
     with torch.no_grad():

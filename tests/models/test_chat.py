@@ -274,6 +274,26 @@ def test_secrets_appear_nowhere(chat, caplog):
     assert "pa55word" not in told
 
 
+@pytest.mark.parametrize("value", ["sk-secret-1\n", "sk-secret-1\r\nX: 1", "sk-s\u00e9cret-1", " sk-secret-1", 7])
+def test_a_header_that_cannot_be_sent_is_refused_without_its_value(chat, value):
+    with pytest.raises(InputError, match="'api-key'") as caught:
+        ChatLM(chat.url, "m", headers={"X-Title": "farm", "api-key": value})
+    assert str(value).strip() not in str(caught.value)
+    assert "cret" not in str(caught.value)
+
+
+def test_a_key_in_a_header_appears_nowhere_but_other_headers_do(chat):
+    told = "Bearer sk-secret-1 or sk-secret-1 is no key of agriculture"
+    chat.script = [server.fail(401, told), server.say(told)]
+    headers = {"authorization": "Bearer sk-secret-1", "X-Title": "agriculture"}
+    with ChatLM(chat.url, "m", api_key="", headers=headers) as lm:
+        with pytest.raises(BackendError) as caught:
+            lm.generate("hi")
+        for text in (str(caught.value), lm.generate("hi").text):
+            assert "sk-secret" not in text
+            assert "is no key of agriculture" in text
+
+
 def test_a_password_in_the_url_is_sent_as_basic_authentication(chat):
     with ChatLM(chat.url.replace("http://", "http://user:word@"), "m", api_key="") as lm:
         lm.generate("hi")

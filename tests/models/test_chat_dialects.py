@@ -131,6 +131,34 @@ def test_a_temperature_of_the_users_own_is_never_dropped(chat, lm):
     assert len(chat.requests) == 1
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_refusal_that_repeats_the_users_words_teaches_nothing(chat, lm, streamed):
+    def moody(handler):
+        asked = handler.body["messages"][-1]["content"]
+        server.fail(400, f"Invalid input: {asked}")(handler) if "maize" in asked else server.say("ok")(handler)
+
+    chat.script = [moody]
+    for prompt in ("Which temperature suits maize?", "Which schema has maize?"):
+        with pytest.raises(BackendError, match="Invalid input"):
+            list(lm.stream(prompt, json_schema=SCHEMA)) if streamed else lm.generate(prompt, json_schema=SCHEMA)
+    lm.generate("hi", json_schema=SCHEMA)
+    last = bodies(chat)[-1]
+    assert last["temperature"] == 0
+    assert last["response_format"]["json_schema"]["strict"] is True
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_a_server_then_accepts_is_remembered(chat, lm, streamed):
+    def default_temperature(handler):
+        refused = server.fail(400, "'temperature' does not support 0 with this model. Only the default (1)")
+        (refused if "temperature" in handler.body else server.say("ok"))(handler)
+
+    chat.script = [default_temperature]
+    for _ in range(2):
+        list(lm.stream("hi")) if streamed else lm.generate("hi")
+    assert ["temperature" in body for body in bodies(chat)] == [True, False, False]
+
+
 def test_vllm_may_allow_fewer_log_probabilities(chat, lm):
     chat.script = [vllm_with_few_logprobs]
     for _ in range(2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -101,6 +102,19 @@ def test_the_digest_follows_the_weights_and_trusts_the_hubs_file_names(tmp_path)
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to(blob)
     assert find_checkpoint(folder).digest == blob.name
+
+
+def test_the_digest_of_an_onnx_graph_covers_the_weights_beside_it(tmp_path):
+    folder = make(tmp_path / "m", "onnx/model.onnx")
+    alone = find_checkpoint(folder).digest
+    assert alone == hashlib.sha256(b"onnx/model.onnx").hexdigest()
+    digests = {alone}
+    for weights in (b"one", b"another"):
+        (folder / "onnx" / "model.onnx_data").write_bytes(weights)
+        found = find_checkpoint(folder)
+        assert found.weights[0].name == "model.onnx"
+        digests.add(found.digest)
+    assert len(digests) == 3
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import subprocess
 import sys
 import warnings
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from tiny_models import TOKENIZERS, save_cross_encoder
 
+from rerankit.errors import StoreError
 from rerankit.models import convert
 from rerankit.models.backends import ConversionError
 from rerankit.models.checkpoint import find_checkpoint
@@ -77,9 +80,16 @@ def test_a_failed_conversion_leaves_nothing_behind(folder, fresh_cache):
         (scratch / "half").write_text("x", "utf-8")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StoreError, match="disk full"):
         convert.converted(find_checkpoint(folder), "logits", "test", fail)
     assert [path.suffix for path in fresh_cache.iterdir()] == [".lock"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of folders")
+def test_others_may_read_a_conversion_where_they_may_read_the_cache(folder, fresh_cache):
+    checkpoint = find_checkpoint(folder)
+    made = convert.converted(checkpoint, "logits", "test", lambda scratch: None)
+    assert stat.S_IMODE(made.stat().st_mode) == stat.S_IMODE(fresh_cache.stat().st_mode)
 
 
 def test_a_read_only_cache_folder_is_worked_around(folder, tmp_path, monkeypatch):
@@ -123,6 +133,29 @@ def test_a_graph_that_computes_something_else_is_refused(folder, tmp_path):
     module = load_module(checkpoint, "logits", "float32")
     with pytest.raises(ConversionError, match="other numbers"):
         convert.check_same(checkpoint, module, lambda batch: np.full((len(batch.ids), 1), 0.5, np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_graph_with_something_frozen_is_refused_in_every_precision(folder, fresh_cache, monkeypatch, backend, dtype):
+    import torch
+
+    from rerankit.models import backend_torch
+
+    real = backend_torch.inference_module
+
+    class Frozen(torch.nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, input_ids, attention_mask, token_type_ids):
+            scores = self.module(input_ids, attention_mask, token_type_ids)
+            return scores * int(input_ids.shape[1])  # tracing makes a constant of it
+
+    monkeypatch.setattr(backend_torch, "inference_module", lambda *a: Frozen(real(*a)).eval())
+    with pytest.raises(ConversionError, match="other numbers"):
+        PairEncoder(folder, backend=backend, dtype=dtype)
 
 
 def save_architecture(kind, folder):

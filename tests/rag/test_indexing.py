@@ -218,6 +218,34 @@ class TestInput:
         retriever.index([passage.replace(metadata={"mine": [1]}) for passage in passages(50)])
         assert all(found.metadata == {"mine": [1]} for found in retriever.get([f"p{n}" for n in range(50)]))
 
+    @pytest.mark.parametrize(
+        "metadata",
+        [
+            {f"k{n}": n for n in range(7000)},
+            {"words": ["w"] * 7000},
+            {f"numbers{n}": list(range(1000)) for n in range(10)},
+        ],
+        ids=["keys", "list", "lists"],
+    )
+    def test_masses_of_metadata_come_back_and_leave_the_store_whole(self, tmp_path, metadata):
+        wide = Passage("wide", "text", metadata={"source": "a.csv", **metadata})
+        with make(tmp_path / "store", collection="passages") as retriever:
+            retriever.index([wide])
+            retriever.index([wide.replace(text="other text"), Passage("next", "next")])
+        with make(tmp_path / "store", collection="passages") as reopened:
+            (found,) = reopened.get(["wide"])
+            assert (found.text, found.metadata) == ("other text", wide.metadata)
+            assert [p.id for p in reopened.retrieve("text", where={"source": "a.csv"})] == ["wide"]
+            assert reopened.index([wide.replace(text="other text")]).unchanged == 1
+
+    @pytest.mark.parametrize("kind", [list, dict])
+    def test_metadata_nested_too_deeply_name_their_passage(self, kind):
+        retriever, nested = make(), kind()
+        for _ in range(900):
+            nested = [nested] if kind is list else {"k": nested}
+        with pytest.raises(InputError, match=r"'deep'.*'m'.*nested too deeply"):
+            retriever.index([Passage("deep", "text", metadata={"m": nested})])
+
     def test_metadata_are_copied_not_changed(self):
         metadata = {"list": [1, 2], "nested": {"a": None}}
         passage = Passage("a", "text", metadata=metadata)

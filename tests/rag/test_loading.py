@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rerankit.errors import InputError
 from rerankit.rag import documents
 from rerankit.rag.loading import Chunking, iter_passages, load
+from rerankit.rerankers.prepare import clean
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -181,6 +182,25 @@ class TestRows:
         assert str(loaded.problems[0]).startswith("x.jsonl:2: invalid JSON")
         assert "nested" in str(loaded.problems[6])
 
+    def test_a_row_nested_too_deeply_is_named_and_the_others_load(self, tmp_path):
+        deep = '{"text": "kiwis", "metadata": {"m": ' + "[" * 900 + "]" * 900 + "}}"
+        write(tmp_path, "x.jsonl", deep + '\n{"text": "figs", "metadata": {"m": [[[1]]]}}\n')
+        loaded = load(tmp_path)
+        assert [(p.text, p.metadata["m"]) for p in loaded.passages] == [("figs", [[[1]]])]
+        assert str(loaded.problems[0]) == "x.jsonl:1: the JSON is nested too deeply; skipped"
+
+    def test_json_over_several_lines_says_what_a_line_must_be(self, tmp_path):
+        write(tmp_path, "x.jsonl", '{\n"text": "kiwis"}')
+        assert "; each line must be one JSON object" in str(load(tmp_path).problems[0])
+
+    @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+    @pytest.mark.parametrize(
+        ("name", "content"), [("a.csv", "id,text\n1,Sow\n2,Reap\n"), ("a.jsonl", '{"text": "Sow"}\n{"text": "Reap"}\n')]
+    )
+    def test_rows_in_utf_16_are_one_problem(self, tmp_path, name, content, encoding):
+        write(tmp_path, name, ("\ufeff" + content).encode(encoding))
+        assert only_problem(load(tmp_path)) == f"{name}: the file is UTF-16; save it as UTF-8; skipped"
+
     def test_a_huge_line_is_skipped_without_reading_it_into_memory(self, tmp_path):
         write(tmp_path, "x.jsonl", b'{"text": "' + b"a" * 5_000_000 + b'"}\n{"text": "good"}\n')
         loaded = load(tmp_path, max_bytes=1000)
@@ -292,6 +312,8 @@ class TestBrokenFiles:
             ("a.md", b" \n\n", "empty"),
             ("a.jsonl", b"", "empty"),
             ("a.csv", b"", "no rows"),
+            ("a.pdf", b"", "the file is empty"),
+            ("a.pdf", b"<html>Not found</html>", "no PDF, whatever its name"),
             ("a.txt", bytes(range(256)) * 20, "binary"),
             ("a.html", bytes(range(256)) * 20, "binary"),
             ("a.txt", b"\xff\xfe\x00", "UTF-16"),
@@ -312,6 +334,11 @@ class TestBrokenFiles:
         loaded = load(tmp_path)
         assert [p.text for p in loaded.passages] == ["Fine."]
         assert loaded.problems[0].source == "a.pdf"
+
+    def test_the_pdf_reader_adds_no_lines_without_a_name(self, tmp_path, caplog):
+        write(tmp_path, "a.pdf", pdf(["Prune."]).replace(b"startxref\n", b"startxref\n1"))
+        assert [p.text for p in load(tmp_path).passages] == ["Prune."]
+        assert caplog.records == []
 
     def test_an_encrypted_pdf_says_so(self, tmp_path):
         writer = pypdf.PdfWriter()
@@ -402,6 +429,15 @@ class TestPaths:
         ids = [p.id for p in load(tmp_path).passages]
         assert len(set(ids)) == 2
         assert all(key.isprintable() and key.encode() for key in ids)
+
+    def test_names_with_control_characters_have_usable_ids_of_their_own(self, tmp_path):
+        names = ["a\nb.txt", "a\x01b.txt", "a b.txt", "a\\x01b.txt", "a\\b.txt", "\udce9.txt", "\\udce9.txt"]
+        for name in names:
+            write(tmp_path, name, "Text.")
+        ids = {p.id for p in load(tmp_path).passages}
+        assert len(ids) == len(names)
+        assert all(key.isprintable() and clean(key) == key for key in ids)
+        assert {"a\\x0ab.txt#0001", "a\\b.txt#0001", "\\udce9.txt#0001"} <= ids
 
     def test_ids_do_not_depend_on_the_working_folder(self, folder, monkeypatch):
         before = [p.id for p in load(folder).passages]

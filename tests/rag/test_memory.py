@@ -265,3 +265,11 @@ def test_an_export_that_fails_leaves_the_old_one(memory, tmp_path):
         signal.signal(signal.SIGXFSZ, handler)
     assert target.read_text() == "the old export\n"
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["lists.jsonl"]
+
+
+def test_an_export_that_fails_names_the_file_that_was_asked_for(memory, tmp_path):
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "no folder" / "lists.jsonl", tmp_path / "file" / "lists.jsonl"):
+        with pytest.raises(OSError, match="directory") as failed:
+            export_feedback(memory, target)
+        assert failed.value.filename == str(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import json
 import math
@@ -550,6 +551,13 @@ def test_fair_share_uses_the_room_and_not_more(lengths, room):
 def test_options_are_checked(options, error):
     with pytest.raises(error):
         Listwise("http://127.0.0.1:9/v1#m", **options)
+
+
+@pytest.mark.parametrize("read", ["worst", "scores"])
+def test_labels_that_would_be_read_upside_down_are_refused(read):
+    own = next(template for template in templates("listwise").values() if template.read == read)
+    with pytest.raises(SpecError, match="has labels"):
+        Listwise("http://127.0.0.1:9/v1#m", template=dataclasses.replace(own, labels=tuple("ABCD")), window=3)
 
 
 def test_specs(fresh):

@@ -69,6 +69,14 @@ def test_reasoning_is_never_read_as_the_answer(order, thought):
         ("I cannot rank these 3 passages.", []),
         ("Between 2 and 3 degrees, passage 1 and passage 4 agree.", []),
         ("", []),
+        ("[1] and [2] are not relevant to the query. The most relevant passage is [4].", [3]),
+        ("Passage [1] does not answer the query; passage [3] does.", [2]),
+        ("The best is [4], while [1] doesn\u2019t help.", [3]),
+        ("The most relevant passage is [4], not [1].", [3]),
+        ("None of these: [1], [2] and [3] are off topic.", []),
+        ("1. [3] says how deep.\n2. [1] does not say how deep, but when.\n3. [2]", [2, 0, 1]),
+        ("[4]\n\n[1] and [2] do not say how deep", [3]),
+        ("[1] is not as good. [2] > [1]", [1, 0]),
     ],
 )
 def test_formats_and_refusals(reply, named):
