@@ -101,7 +101,7 @@ class ChatPage:
             self.assistant.feedback(visit.turns[-1].id, user=visit.user, helpful=helpful, correction=correction)
         except RerankitError as failure:
             return error(failure)
-        return note("Thank you, noted.")
+        return note("Thank you, your correction is noted." if correction else "Thank you, noted.")
 
     def forget(self, visit: Visit | None) -> tuple[None, str, str]:
         """Delete what this visitor asked and thought of it, and begin anew."""

@@ -82,7 +82,7 @@ def test_a_conversation_with_sources_and_feedback(talk, assistant):
     expect(talk.locator("#thanks")).to_contain_text("noted")
     talk.fill("#right textarea", "In September.")
     talk.keyboard.press("Enter")
-    expect(talk.locator("#thanks")).to_contain_text("noted")
+    expect(talk.locator("#thanks")).to_contain_text("correction is noted")
     (vote,) = assistant.memory.votes()
     assert vote.correction == "In September."
     talk.click("#anew")
