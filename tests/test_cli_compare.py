@@ -26,6 +26,13 @@ from rerankit.evaluation.gate import Condition, worse_than
 
 ROOT = Path(__file__).parents[1]
 CROPS = ["wheat", "barley", "canola", "oats", "lupins", "chickpeas", "sorghum", "maize", "rice", "rye", "hemp", "flax"]
+SUMMARY = {
+    "data": "a",
+    "data_sha256": "1",
+    "metric": "RR",
+    "arms": {"x": {"per_query": {"q": 1.0}, "failed": 0}},
+    "dead": {},
+}
 
 
 def run(*arguments):
@@ -190,30 +197,16 @@ class TestGates:
         assert compare(data, good, "--arm", "candidate=lexical", "--fail-if-worse-than", bad).exit_code == 0
 
     def test_what_cannot_be_held_against_each_other_is_an_error(self):
-        one = {
-            "data": "a",
-            "data_sha256": "1",
-            "metric": "RR",
-            "arms": {"x": {"per_query": {"q": 1.0}, "failed": 0}},
-            "dead": {},
-        }
         for change, message in (({"data_sha256": "2"}, "other data"), ({"metric": "AP"}, "decided by"), (
             {"arms": {"y": {"per_query": {}}}}, "none of them")):  # fmt: skip
             with pytest.raises(InputError, match=message):
-                worse_than(one, {**one, **change}, margin=0.0)
+                worse_than(SUMMARY, {**SUMMARY, **change}, margin=0.0)
 
     def test_few_queries_go_by_the_mean_and_a_dead_arm_fails(self):
-        before = {
-            "data": "a",
-            "data_sha256": "1",
-            "metric": "RR",
-            "arms": {"x": {"per_query": {"q": 1.0}, "failed": 0}},
-            "dead": {},
-        }
-        now = {**before, "arms": {"x": {"per_query": {"q": 0.98}, "failed": 0}}}
-        assert worse_than(now, before, margin=0.05)[0].passed
-        assert not worse_than(now, before, margin=0.01)[0].passed
-        assert not worse_than({**before, "arms": {}, "dead": {"x": "why"}}, before, margin=1.0)[0].passed
+        now = {**SUMMARY, "arms": {"x": {"per_query": {"q": 0.98}, "failed": 0}}}
+        assert worse_than(now, SUMMARY, margin=0.05)[0].passed
+        assert not worse_than(now, SUMMARY, margin=0.01)[0].passed
+        assert not worse_than({**SUMMARY, "arms": {}, "dead": {"x": "why"}}, SUMMARY, margin=1.0)[0].passed
 
     @given(st.text(alphabet="abR@1 :<>=.-+e", max_size=20))
     def test_any_text_is_a_condition_or_an_error(self, text):

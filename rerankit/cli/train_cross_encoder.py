@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from rerankit.training.task import Settings
 
 _TRAINERS = "rerankit (an adapter that corrects a ranking) or sentence-transformers (a whole model, by its trainer)."
-_LOSSES = "NAME=WEIGHT[@TEMPERATURE] (sentence-transformers: NAME), default list_nce=1; a wrong NAME lists them."
+_LOSSES = (
+    "NAME=WEIGHT[@TEMPERATURE] (sentence-transformers: NAME), default list_nce=1, with a teacher kl=1 too; a wrong "
+    "NAME lists them."
+)
 
 
 def cross_encoder(
