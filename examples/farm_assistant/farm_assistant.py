@@ -11,10 +11,12 @@ import rerankit
 from rerankit.cli.output import printable
 from rerankit.errors import InputError, RerankitError
 from rerankit.rag.agent import Assistant
+from rerankit.rag.extractive import ExtractiveGenerator
 from rerankit.rag.loading import load
 from rerankit.samples import farm
 from rerankit.types import Passage
 
+FLOOR = 0.05  # lower than the judge's own, which has to guard against quail in the place of hens, too
 FOLDER = Path(".rerankit/farm-assistant")
 
 
@@ -31,7 +33,8 @@ def build(
     """
     passages, whole = _read(files) if files else (farm.passages(), True)
     retriever = rerankit.ChromaRetriever(folder / "store", hybrid=True)
-    assistant = Assistant(retriever, rerankit.load(rerank), llm=llm, memory=folder / "memory.sqlite")
+    judge = ExtractiveGenerator(floor=FLOOR, vocabulary=farm.vocabulary())
+    assistant = Assistant(retriever, rerankit.load(rerank), llm=llm, judge=judge, memory=folder / "memory.sqlite")
     retriever.index(passages, prune=whole)  # last, for it takes longest
     return assistant
 

@@ -256,7 +256,7 @@ class Assistant:
         """Whether to search once more for an aspect; its next query is then set."""
         if aspect.sufficient or aspect.decision.tool != "search" or run.expired:
             return False
-        aspect.decision = Decision("search", other_words(aspect))
+        aspect.decision = Decision("search", other_words(aspect, self.judge.vocabulary))
         if self.planner is not None:
             with run.tolerating("deciding by rules"):
                 found = [block.text[:300] for block in aspect.context.blocks]

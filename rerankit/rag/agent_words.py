@@ -11,6 +11,7 @@ from rerankit.rag.context import Context
 from rerankit.rag.conversation import content_words
 from rerankit.rag.extractive import ABSTENTION, ExtractiveGenerator
 from rerankit.rag.terms import terms
+from rerankit.rag.vocabulary import Vocabulary
 from rerankit.types import Usage
 
 __all__ = ["joined", "lacking", "missing_words", "options", "other_words", "question_back", "refusal"]
@@ -49,10 +50,11 @@ def lacking(missing: Sequence[str]) -> str:
     return f"No passage that was found mentions: {', '.join(missing)}." if missing else ""
 
 
-def other_words(aspect: Aspect) -> str:
-    """Another query: content words alone, with the titles that came nearest (pseudo-relevance feedback)."""
+def other_words(aspect: Aspect, vocabulary: Vocabulary | None = None) -> str:
+    """Another query: content words, the usual names of what they name, and the titles that came nearest."""
+    usual = vocabulary.kinds(aspect.text) if vocabulary else []
     titles = " ".join(hit.passage.title for hit in aspect.ranking[:2])
-    return " ".join(dict.fromkeys([*content_words(aspect.text), *content_words(titles)]))
+    return " ".join(dict.fromkeys([*content_words(aspect.text), *usual, *content_words(titles)]))
 
 
 def refusal(aspects: Sequence[Aspect], missing: Sequence[str]) -> Answer:

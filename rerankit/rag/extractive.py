@@ -14,6 +14,7 @@ from rerankit.rag.citations import without_marks
 from rerankit.rag.context import Context
 from rerankit.rag.support import Calibration, Embedder, Statement, statements
 from rerankit.rag.terms import terms
+from rerankit.rag.vocabulary import Conflict, Vocabulary
 from rerankit.rerankers.prepare import clean
 from rerankit.types import Usage
 
@@ -45,6 +46,8 @@ class ExtractiveGenerator:
         calibration: for another embedder or reader, as fitted by ``benchmarks/abstention.py --fit``.
         reader: marks the words that answer, and helps to tell whether any do: True for the shipped one, or a
             :class:`~rerankit.models.span_reader.SpanReader`.
+        vocabulary: the names of a domain's things: passages about others than the question names are not quoted, and
+            where the best one is, none is.
 
     Raises:
         InputError: an option is out of range.
@@ -58,6 +61,7 @@ class ExtractiveGenerator:
         floor: float | None = None,
         calibration: Calibration | None = None,
         reader: Reader | bool = False,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         if max_sentences < 1:
             raise InputError(f"max_sentences must be at least 1, got {max_sentences}")
@@ -68,7 +72,7 @@ class ExtractiveGenerator:
         self._embedder = embedder
         self._reader = None if reader is False else reader
         self.calibration = calibration or _bundled(read=self._reader is not None)
-        self.max_sentences = max_sentences
+        self.max_sentences, self.vocabulary = max_sentences, vocabulary
         self.floor = self.calibration.floor if floor is None else floor
 
     @property
@@ -124,9 +128,15 @@ class ExtractiveGenerator:
         usage = Usage(time.monotonic() - started, meter.forward_passes, meter.input_tokens)
         if not ranked:
             return Answer(ABSTENTION, (), True, "The context holds nothing to quote", 0.0, self.model, usage)
+        if self.vocabulary is not None:
+            conflicts = _conflicts(query, ranked, self.vocabulary)
+            if self.floor > 0 and (conflict := conflicts[ranked[0].block.number]):
+                return self._abstain(ranked[0], 0.0, usage, f"The best passage found is {conflict}")
+            ranked = [statement for statement in ranked if not conflicts[statement.block.number]] or ranked
         confidence = self.calibration.probability(ranked[0].features)
         if confidence < self.floor:
-            return self._abstain(ranked[0], confidence, usage)
+            doubt = f"The best sentence answers with probability {confidence:.2f}, below the floor of {self.floor:.2f}"
+            return self._abstain(ranked[0], confidence, usage, doubt)
         chosen = _chosen(ranked, self.max_sentences)
         citations = tuple(_citation(statement) for statement in chosen)
         text = " ".join(map(_cited, citations))
@@ -159,10 +169,9 @@ class ExtractiveGenerator:
 
         return with_spans(query, found, reader, meter)
 
-    def _abstain(self, nearest: Statement, confidence: float, usage: Usage) -> Answer:
+    def _abstain(self, nearest: Statement, confidence: float, usage: Usage, reason: str) -> Answer:
         citation = _citation(nearest)
         text = f"{ABSTENTION} The nearest that they say: {_cited(citation)}"
-        reason = f"The best sentence answers with probability {confidence:.2f}, below the floor of {self.floor:.2f}"
         return Answer(text, (citation,), True, reason, confidence, self.model, usage)
 
 
@@ -172,6 +181,12 @@ def _bundled(*, read: bool) -> Calibration:
     from rerankit.rag.reader_answer import read_calibration
 
     return read_calibration()
+
+
+def _conflicts(query: str, ranked: Sequence[Statement], vocabulary: Vocabulary) -> dict[int, Conflict | None]:
+    """Why each block is about something else, by its number."""
+    blocks = {statement.block.number: statement.block for statement in ranked}
+    return {n: vocabulary.conflict(query, f"{b.passage.title}\n{b.text}") for n, b in blocks.items()}
 
 
 def _chosen(ranked: Sequence[Statement], most: int) -> list[Statement]:

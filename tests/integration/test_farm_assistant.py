@@ -58,6 +58,19 @@ def test_nothing_to_answer_from_is_refused_and_the_store_left_alone(folder, caps
     assert sources(build("sheep.txt")) == {"sheep.txt"}
 
 
+def test_it_tells_kinds_apart_and_knows_their_other_names(folder):
+    (folder / "hens.txt").write_text("Hens lay all winter if they get 15 hours of light a day.")
+    assistant = build("hens.txt", "sheep.txt")
+    turn = assistant.ask("How many hours of light a day do my chooks need to lay all winter?")
+    assert (turn.kind, [citation.quote for citation in turn.answer.citations][:1]) == (
+        "answer",
+        ["Hens lay all winter if they get 15 hours of light a day."],
+    )
+    turn = assistant.ask("How many hours of light a day do my quail need to lay all winter?", conversation="2")
+    assert turn.kind == "abstention"
+    assert "about hens, not about quail" in turn.answer.reason
+
+
 @pytest.mark.parametrize("program", ["chat", "chat_page", "telegram_bot"])
 @pytest.mark.parametrize(
     ("arguments", "said"),

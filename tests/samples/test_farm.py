@@ -139,6 +139,27 @@ def test_forty_more_questions_have_no_answer_here_but_near_misses():
         assert set(row["near"]) <= PASSAGES.keys()
 
 
+def test_held_out_questions_are_new_and_name_passages_that_are_there():
+    rows = [json.loads(line) for line in _lines("held_out.jsonl")]
+    assert [question.text for question in farm.held_out()] == [row["text"] for row in rows]
+    assert Counter(question.answerable for question in farm.held_out()) == {True: 80, False: 60}
+    known = [plain(question.text) for question in (*QUESTIONS.values(), *farm.unanswerable(), *farm.held_out())]
+    assert [text for text, count in Counter(known).items() if count > 1] == []
+    assert len({row["id"] for row in rows}) == len(rows)
+    assert all(row["near"] and set(row["near"]) <= PASSAGES.keys() for row in rows)
+
+
+def test_the_vocabulary_names_something_in_nearly_every_passage_and_contradicts_few_right_ones():
+    """Where it contradicts the passage that answers, an answer is lost; it must not do so often."""
+    names = farm.vocabulary()
+    texts = {passage.id: f"{passage.title}\n{passage.text}" for passage in PASSAGES.values()}
+    assert sum(bool(names.kinds(text)) for text in texts.values()) >= 0.95 * len(texts)
+    lost = [q.id for q in ANSWERABLE if all(names.conflict(q.text, texts[i]) for i in graded(q.id, 2))]
+    assert len(lost) <= 0.05 * len(ANSWERABLE)
+    near = {row["text"]: row["near"][0] for row in map(json.loads, _lines("unanswerable.jsonl"))}
+    assert sum(names.conflict(text, texts[passage]) is not None for text, passage in near.items()) >= 0.5 * len(near)
+
+
 def test_dialogues_end_in_a_follow_up_that_passages_answer():
     dialogues = farm.dialogues()
     assert len(dialogues) >= 10

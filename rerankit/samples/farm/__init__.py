@@ -16,9 +16,20 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from rerankit.rag.vocabulary import Vocabulary
 from rerankit.types import Passage
 
-__all__ = ["Dialogue", "Question", "dialogues", "passages", "qrels", "questions", "unanswerable"]
+__all__ = [
+    "Dialogue",
+    "Question",
+    "dialogues",
+    "held_out",
+    "passages",
+    "qrels",
+    "questions",
+    "unanswerable",
+    "vocabulary",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +83,16 @@ def questions() -> list[Question]:
 def unanswerable() -> list[Question]:
     """Forty more questions that the corpus does not answer; each has near-misses, named in the file."""
     return [Question(row["id"], row["text"], "", (), False) for row in _rows("unanswerable.jsonl")]
+
+
+def held_out() -> list[Question]:
+    """A hundred and forty questions that nothing was tuned on; those that are answerable have no reference answer."""
+    return [Question(row["id"], row["text"], "", (), row["answerable"]) for row in _rows("held_out.jsonl")]
+
+
+def vocabulary() -> Vocabulary:
+    """The names of crops, animals, pests and the like, those that the corpus is silent on included."""
+    return Vocabulary.from_dict(json.loads(_text("vocabulary.json")))
 
 
 def dialogues() -> list[Dialogue]:
