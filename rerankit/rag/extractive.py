@@ -46,8 +46,9 @@ class ExtractiveGenerator:
         calibration: for another embedder or reader, as fitted by ``benchmarks/abstention.py --fit``.
         reader: marks the words that answer, and helps to tell whether any do: True for the shipped one, or a
             :class:`~rerankit.models.span_reader.SpanReader`.
-        vocabulary: the names of a domain's things: passages about others than the question names are not quoted, and
-            where the best one is, none is.
+        vocabulary: the names of a domain's things. Passages about others than the question names are not quoted; where
+            the best one is, only those are that name what the question names, from the calibrated floor on; if there
+            are none, it abstains.
 
     Raises:
         InputError: an option is out of range.
@@ -128,14 +129,17 @@ class ExtractiveGenerator:
         usage = Usage(time.monotonic() - started, meter.forward_passes, meter.input_tokens)
         if not ranked:
             return Answer(ABSTENTION, (), True, "The context holds nothing to quote", 0.0, self.model, usage)
+        floor = self.floor
         if self.vocabulary is not None:
-            conflicts = _conflicts(query, ranked, self.vocabulary)
-            if self.floor > 0 and (conflict := conflicts[ranked[0].block.number]):
+            fitting, conflict = _fitting(query, ranked, self.vocabulary)
+            if floor > 0 and conflict and not fitting:
                 return self._abstain(ranked[0], 0.0, usage, f"The best passage found is {conflict}")
-            ranked = [statement for statement in ranked if not conflicts[statement.block.number]] or ranked
+            if floor > 0 and conflict:  # a second choice has to be sure
+                floor = max(floor, self.calibration.floor)
+            ranked = fitting or ranked
         confidence = self.calibration.probability(ranked[0].features)
-        if confidence < self.floor:
-            doubt = f"The best sentence answers with probability {confidence:.2f}, below the floor of {self.floor:.2f}"
+        if confidence < floor:
+            doubt = f"The best sentence answers with probability {confidence:.2f}, below the floor of {floor:.2f}"
             return self._abstain(ranked[0], confidence, usage, doubt)
         chosen = _chosen(ranked, self.max_sentences)
         citations = tuple(_citation(statement) for statement in chosen)
@@ -183,10 +187,21 @@ def _bundled(*, read: bool) -> Calibration:
     return read_calibration()
 
 
-def _conflicts(query: str, ranked: Sequence[Statement], vocabulary: Vocabulary) -> dict[int, Conflict | None]:
-    """Why each block is about something else, by its number."""
+def _fitting(
+    query: str, ranked: Sequence[Statement], vocabulary: Vocabulary
+) -> tuple[list[Statement], Conflict | None]:
+    """The statements of passages that are not about something else, and why the best one is, if it is.
+
+    A passage that names nothing is no way out where the best one is about something else: it is only less like it.
+    """
     blocks = {statement.block.number: statement.block for statement in ranked}
-    return {n: vocabulary.conflict(query, f"{b.passage.title}\n{b.text}") for n, b in blocks.items()}
+    texts = {number: f"{block.passage.title}.\n{block.text}" for number, block in blocks.items()}
+    conflict = vocabulary.conflict(query, texts[ranked[0].block.number])
+    if conflict is None:
+        fit = {number for number, text in texts.items() if vocabulary.conflict(query, text) is None}
+    else:
+        fit = {number for number, text in texts.items() if vocabulary.agree(query, text)}
+    return [statement for statement in ranked if statement.block.number in fit], conflict
 
 
 def _chosen(ranked: Sequence[Statement], most: int) -> list[Statement]:

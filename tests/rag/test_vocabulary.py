@@ -66,7 +66,7 @@ def test_it_knows_names_as_whole_words_with_plurals_the_longest_first(text, kind
         ("light for quail", "15 hours of light are enough", None),
         ("light in the hen house", "Wheat needs light", None),
         ("worms of a doe", "worms of goats", None),
-        ("worms of a doe", "worms of ewes and lambs, and of hens", "about ewes, lambs and hens, not about doe"),
+        ("worms of a doe", "worms of ewes and lambs, and of hens", "about ewes and hens, not about doe"),
         ("corn for hens", "wheat for hens", "about wheat, not about corn"),
     ],
 )
@@ -76,12 +76,20 @@ def test_a_passage_is_about_something_else_where_it_names_only_other_kinds_of_a_
 
 
 @given(texts, texts)
-def test_for_any_text_names_stand_where_they_say_and_conflicts_are_mutual(first, second):
+def test_for_any_text_nothing_contradicts_itself_or_what_it_agrees_with(first, second):
     assert FARM.conflict(first, first) is None
-    assert (FARM.conflict(first, second) is None) == (FARM.conflict(second, first) is None)
+    assert not (FARM.agree(first, second) and FARM.conflict(first, second))
     names = FARM.names(first)
-    assert all(0 <= name.start < name.end <= len(first) and name.kinds for name in names)
+    assert all(name.words and name.kinds for name in names)
     assert set(FARM.kinds(first)) == {kind for name in names if not name.general for kind in name.kinds}
+
+
+def test_to_agree_takes_a_name_in_common():
+    assert FARM.agree("light for chooks", "Hens need light")
+    assert FARM.agree("light for poultry", "Hens need light")
+    assert not FARM.agree("light for chooks", "Light is needed")
+    assert not FARM.agree("light for chooks", "Quail need light")
+    assert not FARM.agree("corn for hens", "wheat for hens")
 
 
 def test_a_short_name_may_mean_a_longer_one_but_not_the_other_way_round():
@@ -91,6 +99,24 @@ def test_a_short_name_may_mean_a_longer_one_but_not_the_other_way_round():
     assert known.conflict("the fall armyworm", "Armyworms march at night") is not None
     assert known.conflict("locusts", "Fall armyworm chews leaves") is not None
     assert Vocabulary({"pests": {**pests, "exclusive": False}}).conflict("locusts", "Fall armyworm") is None
+
+
+def test_names_do_not_run_across_punctuation_nor_into_other_words():
+    assert FARM.kinds("We grow corn. Salad is next.") == ["maize"]
+    assert FARM.kinds("corn,salad") == ["maize"]
+    assert FARM.kinds("How often does it rain?") == []
+    assert FARM.kinds("corn\nsalad") == ["corn salad"]
+
+
+def test_letters_are_the_same_however_they_are_composed():
+    peppers = Vocabulary({"peppers": {"kinds": {"jalape\u00f1o": [], "poblano": []}}})
+    assert peppers.conflict("How hot is a jalape\u00f1o?", "jalapen\u0303o are hotter than poblano") is None
+    assert peppers.kinds("\uff50oblano") == ["poblano"]
+
+
+def test_what_it_says_holds_nothing_but_the_names():
+    hostile = "corn\u202e" + "\n" * 100_000 + "salad, HENS, laying\u00a0hens and hen"
+    assert str(FARM.conflict("light for quail", hostile)) == "about hens, not about quail"
 
 
 @pytest.mark.parametrize(
@@ -104,6 +130,11 @@ def test_a_short_name_may_mean_a_longer_one_but_not_the_other_way_round():
         {"animals": {"kinds": {"hen": "chook"}}},
         {"animals": {"kinds": {"hen": [1]}}},
         {"animals": {"kinds": {"...": []}}},
+        {"animals": {"kinds": {"": []}}},
+        {"animals": {"kinds": {"hen": ["a b c d e f g h i j k"]}}},
+        {"animals": {"kinds": {"C++": [], "C": []}}},
+        {"animals": {"kinds": {"hen": []}, "exclusive": "false"}},
+        {"animals": {"kinds": {"hen": []}, "exclusve": False}},
         {"animals": {"kinds": {"hen": []}, "general": {"poultry": ["goose"]}}},
     ],
 )
@@ -124,6 +155,30 @@ def test_a_file_that_is_no_vocabulary_is_refused_by_name(content, tmp_path):
         Vocabulary.read(file)
     with pytest.raises(InputError, match="nowhere"):
         Vocabulary.read(tmp_path / "nowhere.json")
+
+
+def test_names_that_are_no_strings_and_endless_nesting_are_refused():
+    nested: list = []
+    for _ in range(100_000):
+        nested = [nested]
+    for groups in ({"animals": {"kinds": {1: []}}}, {"animals": {"kinds": {"hen": nested}}}, nested):
+        with pytest.raises(InputError):
+            Vocabulary(groups)
+
+
+def test_what_stands_twice_in_a_file_is_refused(tmp_path):
+    file = tmp_path / "vocabulary.json"
+    file.write_text('{"groups": {"animals": {"kinds": {"hen": ["chook"], "hen": []}}}}')
+    with pytest.raises(InputError, match="'hen' stands there twice"):
+        Vocabulary.read(file)
+
+
+def test_a_file_without_end_is_refused(tmp_path):
+    file = tmp_path / "vocabulary.json"
+    with file.open("wb") as out:
+        out.truncate(2**33)
+    with pytest.raises(InputError, match="8,000,000"):
+        Vocabulary.read(file)
 
 
 def test_it_is_read_from_a_file(tmp_path):
@@ -157,6 +212,27 @@ def test_only_passages_that_fit_are_quoted():
     plain, informed = (ExtractiveGenerator(vocabulary=known).generate(question, context) for known in (None, FARM))
     assert {citation.passage_id for citation in plain.citations} == {"light", "sheep"}
     assert {citation.passage_id for citation in informed.citations} == {"light"}
+
+
+def test_a_passage_that_names_what_is_asked_is_found_behind_a_better_one_about_something_else():
+    """Which is where another name of the same thing leaves it."""
+    drugs = Vocabulary({"drugs": {"kinds": {"paracetamol": ["acetaminophen", "panadol"], "ibuprofen": []}}})
+    wrong = Passage(
+        "wrong", "The largest dose of ibuprofen for an adult is 1200 mg a day.", "Largest dose of ibuprofen"
+    )
+    right = Passage("right", "An adult may take at most 4 g of acetaminophen a day.", "Acetaminophen")
+    bare = Passage("bare", "Doses are printed on the box, and adults find more in the leaflet.", "Boxes")
+    question = "What is the largest dose of Panadol for an adult?"
+    plain, judge = (ExtractiveGenerator(vocabulary=known, floor=0.01) for known in (None, drugs))
+    assert plain.generate(question, _context(wrong, right)).citations[0].passage_id == "wrong"
+    assert {c.passage_id for c in judge.generate(question, _context(wrong, right)).citations} == {"right"}
+    assert judge.generate(question, _context(wrong, bare)).abstained, "what names nothing is no way out"
+
+
+def test_the_title_counts_too():
+    light = Passage("light", "They lay all winter with 15 hours of light a day.", "Light for hens")
+    answer = ExtractiveGenerator(vocabulary=FARM).generate("How much light do quail need to lay?", _context(light))
+    assert answer.reason == "The best passage found is about hens, not about quail"
 
 
 def test_without_names_nothing_changes():

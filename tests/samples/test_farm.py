@@ -155,7 +155,7 @@ def test_the_vocabulary_names_something_in_nearly_every_passage_and_contradicts_
     texts = {passage.id: f"{passage.title}\n{passage.text}" for passage in PASSAGES.values()}
     assert sum(bool(names.kinds(text)) for text in texts.values()) >= 0.95 * len(texts)
     lost = [q.id for q in ANSWERABLE if all(names.conflict(q.text, texts[i]) for i in graded(q.id, 2))]
-    assert len(lost) <= 0.05 * len(ANSWERABLE)
+    assert len(lost) <= 0.02 * len(ANSWERABLE)
     near = {row["text"]: row["near"][0] for row in map(json.loads, _lines("unanswerable.jsonl"))}
     assert sum(names.conflict(text, texts[passage]) is not None for text, passage in near.items()) >= 0.5 * len(near)
 

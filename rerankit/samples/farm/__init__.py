@@ -86,7 +86,7 @@ def unanswerable() -> list[Question]:
 
 
 def held_out() -> list[Question]:
-    """A hundred and forty questions that nothing was tuned on; those that are answerable have no reference answer."""
+    """A hundred and forty harder questions; those that are answerable have no reference answer here."""
     return [Question(row["id"], row["text"], "", (), row["answerable"]) for row in _rows("held_out.jsonl")]
 
 
