@@ -132,10 +132,10 @@ class ExtractiveGenerator:
         floor = self.floor
         if self.vocabulary is not None:
             fitting, conflict = _fitting(query, ranked, self.vocabulary)
-            if floor > 0 and conflict and not fitting:
-                return self._abstain(ranked[0], 0.0, usage, f"The best passage found is {conflict}")
-            if floor > 0 and conflict:  # a second choice has to be sure
-                floor = max(floor, self.calibration.floor)
+            if conflict and floor > 0:
+                if not fitting:
+                    return self._abstain(ranked[0], 0.0, usage, f"The best passage found is {conflict}")
+                floor = max(floor, self.calibration.floor)  # a second choice has to be sure
             ranked = fitting or ranked
         confidence = self.calibration.probability(ranked[0].features)
         if confidence < floor:
@@ -196,11 +196,9 @@ def _fitting(
     """
     blocks = {statement.block.number: statement.block for statement in ranked}
     texts = {number: f"{block.passage.title}.\n{block.text}" for number, block in blocks.items()}
-    conflict = vocabulary.conflict(query, texts[ranked[0].block.number])
-    if conflict is None:
-        fit = {number for number, text in texts.items() if vocabulary.conflict(query, text) is None}
-    else:
-        fit = {number for number, text in texts.items() if vocabulary.agree(query, text)}
+    conflicts = {number: vocabulary.conflict(query, text) for number, text in texts.items()}
+    conflict = conflicts[ranked[0].block.number]
+    fit = {n for n, text in texts.items() if (vocabulary.agree(query, text) if conflict else conflicts[n] is None)}
     return [statement for statement in ranked if statement.block.number in fit], conflict
 
 
